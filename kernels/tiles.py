@@ -1,0 +1,50 @@
+"""How large a tile each program works on, and how it is launched.
+
+A program holds BLOCK_M queries and, for each stage of its pipeline, BLOCK_N keys and
+values in shared memory, so what fits depends on the head dim, the dtype and the card.
+"""
+
+from typing import NamedTuple
+
+import triton
+
+
+class Tiles(NamedTuple):
+    """Sizes a kernel is compiled for."""
+
+    BLOCK_M: int
+    BLOCK_N: int
+    BLOCK_D: int
+    num_warps: int
+    num_stages: int
+
+    def shared_bytes(self, itemsize: int) -> int:
+        """Shared memory for the tiles of Q, K and V, in bytes."""
+        rows = self.BLOCK_M + 2 * self.num_stages * self.BLOCK_N
+        return rows * self.BLOCK_D * itemsize
+
+
+def choose_tiles(head_dim: int, itemsize: int, shared_memory: int) -> Tiles:
+    """The first of a few good sizes that fits in ``shared_memory`` bytes.
+
+    BLOCK_D is the head dim rounded up to a power of two; the columns in excess are
+    masked. ``itemsize`` is the dtype's size in bytes. The first size of each list was
+    the fastest of those tried on an H200; the others serve cards with less memory.
+    """
+    block_d = max(16, triton.next_power_of_2(head_dim))
+    if itemsize == 4:
+        # float32 products run on the ordinary cores and need the registers.
+        sizes = [(64, 32, 4, 2), (32, 32, 4, 2), (32, 16, 4, 1)]
+    elif block_d <= 128:
+        sizes = [(64, 64, 4, 3), (64, 64, 4, 2), (64, 32, 4, 2), (32, 32, 4, 1)]
+    else:
+        sizes = [(128, 64, 8, 2), (64, 32, 4, 2), (32, 32, 4, 1)]
+    for block_m, block_n, num_warps, num_stages in sizes:
+        tiles = Tiles(block_m, block_n, block_d, num_warps, num_stages)
+        if tiles.shared_bytes(itemsize) <= shared_memory:
+            return tiles
+    raise ValueError(
+        f"head_dim {head_dim} at {itemsize} bytes an element needs "
+        f"{tiles.shared_bytes(itemsize)} bytes of shared memory; "
+        f"the card has {shared_memory}"
+    )
