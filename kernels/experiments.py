@@ -1,0 +1,171 @@
+"""What ``python -m kernels.benchmark`` measures, one function a result file.
+
+The shapes keep the work of a model's layer: B·N = 16384 tokens and H·d = 2048 columns,
+so that a longer sequence means fewer of them. FLOPs of attention are 4·N²·d a head,
+half of that if causal, whatever a kernel really computes.
+"""
+
+import importlib.util
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from tqdm import tqdm
+
+from kernels.attention import flash_attention_forward
+from kernels.benchmark import peak_bytes, summarise, time_in_turn
+from kernels.causal_one_phase import one_phase_attention
+from kernels.reference import naive_attention, reference_attention
+
+TOKENS, COLUMNS = 16384, 2048
+LENGTHS = [512, 1024, 2048, 4096, 8192, 16384]
+SEED_SHAPES = [(1, 8, 512), (1, 8, 1024), (1, 16, 2048), (1, 16, 4096)]  # head dim 16
+SEED_SOLUTION = Path(__file__).parent / "tests" / "solutions" / "seed_problem_4.py"
+
+
+def sdpa(backend: SDPBackend, is_causal: bool) -> Callable:
+    """PyTorch's attention by one named backend; its own choice is not its fastest."""
+
+    def attention(q, k, v):
+        with sdpa_kernel(backend):
+            return F.scaled_dot_product_attention(q, k, v, is_causal=is_causal)
+
+    return attention
+
+
+def peers(is_causal: bool) -> dict[str, Callable]:
+    return {
+        "ours": lambda q, k, v: flash_attention_forward(q, k, v, is_causal),
+        "naive": lambda q, k, v: naive_attention(q, k, v, is_causal),
+        "SDPA FlashAttention-2": sdpa(SDPBackend.FLASH_ATTENTION, is_causal),
+        "SDPA cuDNN": sdpa(SDPBackend.CUDNN_ATTENTION, is_causal),
+    }
+
+
+def seed_kernel() -> Callable:
+    """The kernel that the assignment came with, as handed out."""
+    spec = importlib.util.spec_from_file_location("seed_problem_4", SEED_SOLUTION)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.flash_attention_forward
+
+
+def attention_rows(functions: dict, batch, heads, length, head_dim, is_causal) -> list:
+    """Check, time and weigh attention functions on one set of random inputs."""
+    q, k, v = (
+        torch.randn(batch, heads, length, head_dim, device="cuda", dtype=torch.bfloat16)
+        for _ in range(3)
+    )
+    one = (slice(0, 1), slice(0, 1))
+    expected = reference_attention(q[one].float(), k[one].float(), v[one].float(), is_causal)
+    shape = {
+        "direction": "forward", "batch": batch, "heads": heads, "kv_heads": heads,
+        "length": length, "head_dim": head_dim, "is_causal": is_causal,
+        "window_size": None, "dtype": "bfloat16",
+    }  # fmt: skip
+    flops = 4 * batch * heads * length**2 * head_dim / (2 if is_causal else 1)
+    rows, right = [], {}
+    for name, function in functions.items():
+        try:
+            error = (function(q, k, v)[one].float() - expected).abs().max().item()
+            if not error < 2e-2:
+                raise ArithmeticError(f"wrong by {error}")
+            right[name] = lambda function=function: function(q, k, v)
+        except (RuntimeError, ArithmeticError) as failure:  # named in the file
+            rows.append({"kernel": name, **shape, "ms": None, "error": str(failure)})
+    for name, samples in time_in_turn(right).items():
+        row = {"kernel": name, **shape, **summarise(samples)}
+        row["tflops"] = round(flops / row["ms"] / 1e9, 2)
+        row["peak_bytes"] = peak_bytes(right[name])
+        rows.append(row)
+    return rows
+
+
+def attention_shapes() -> list[tuple[int, int, int, int]]:
+    """(batch, heads, length, head_dim) of the sweep."""
+    return [
+        (TOKENS // length, COLUMNS // head_dim, length, head_dim)
+        for head_dim in (64, 128)
+        for length in LENGTHS
+    ]
+
+
+def full() -> dict:
+    rows = []
+    for shape in tqdm(attention_shapes(), desc="full"):
+        rows += attention_rows(peers(is_causal=False), *shape, is_causal=False)
+    return {"rows": rows}
+
+
+def causal() -> dict:
+    functions = peers(is_causal=True)
+    one_phase = {
+        "one phase, every block": lambda q, k, v: one_phase_attention(q, k, v, False),
+        "one phase, no block above": lambda q, k, v: one_phase_attention(q, k, v, True),
+    }
+    seed = {"seed": seed_kernel()}
+    rows = []
+    for shape in tqdm(attention_shapes(), desc="causal"):
+        rows += attention_rows(functions | one_phase, *shape, is_causal=True)
+    for shape in tqdm(SEED_SHAPES, desc="causal, the seed's shapes"):
+        rows += attention_rows(functions | seed, *shape, 16, is_causal=True)
+    return {"rows": rows}
+
+
+def machine() -> dict:
+    """The card's two ceilings, measured: a large matrix product and a large copy."""
+    n = 8192
+    a, b = (torch.randn(n, n, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+    source = torch.randn(2**30, device="cuda")  # 4 GiB
+    target = torch.empty_like(source)
+    times = time_in_turn({"matmul": lambda: a @ b, "copy": lambda: target.copy_(source)})
+    matmul, copy = summarise(times["matmul"]), summarise(times["copy"])
+    return {
+        "gemm_tflops": round(2 * n**3 / matmul["ms"] / 1e9, 1),
+        "copy_tbps": round(2 * source.nbytes / copy["ms"] / 1e9, 3),
+        "rows": [
+            {"kernel": "matmul 8192³ bfloat16", "flops": 2 * n**3, **matmul},
+            {"kernel": "copy 4 GiB", "bytes": 2 * source.nbytes, **copy},
+        ],
+    }
+
+
+def naive() -> dict:
+    """The three steps of naive attention, each alone, and all of them together."""
+    heads, head_dim = 16, 64
+    rows = []
+    for length in tqdm([*LENGTHS, 32768], desc="naive"):
+        q, k, v = (
+            torch.randn(1, heads, length, head_dim, device="cuda", dtype=torch.bfloat16)
+            for _ in range(3)
+        )
+        scores = q @ k.transpose(-1, -2) / math.sqrt(head_dim)
+        weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(q.dtype)
+        steps = {
+            "scores": lambda: q @ k.transpose(-1, -2) / math.sqrt(head_dim),
+            "softmax": lambda: torch.softmax(scores, -1, torch.float32).to(q.dtype),
+            "output": lambda: weights @ v,
+            "all": lambda: naive_attention(q, k, v),
+        }
+        shape = {
+            "batch": 1, "heads": heads, "length": length, "head_dim": head_dim,
+            "dtype": "bfloat16", "is_causal": False,
+        }  # fmt: skip
+        for step, samples in time_in_turn(steps).items():
+            rows.append({"step": step, **shape, **summarise(samples)})
+        del scores, weights
+        rows[-1]["peak_bytes"] = peak_bytes(lambda: naive_attention(q, k, v))
+    return {"rows": rows}
+
+
+# name: (the modules whose source the result depends on, the function that measures)
+_STEP = ["step", "tiles"]
+EXPERIMENTS = {
+    "machine": ([], machine),
+    "naive": (["reference"], naive),
+    "full": ([*_STEP, "full_attention", "reference"], full),
+    "causal": ([*_STEP, "causal_attention", "causal_one_phase", "reference"], causal),
+}
