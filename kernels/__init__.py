@@ -10,7 +10,7 @@ __all__ = ["DEVICE", "INTERPRETED", "flash_attention_forward", "grade"]
 
 
 def __getattr__(name: str):
-    # Loaded when first asked for: importing the package stays quick and needs no triton.
+    # Loaded when first asked for: importing the package needs no triton.
     if name == "flash_attention_forward":
         from kernels.attention import flash_attention_forward
 

@@ -4,8 +4,9 @@
 
 Each experiment (``kernels.experiments``) times everything it compares in one run, in
 turn, after checking the outputs, and writes ``book/results/NAME.json`` whole or not at
-all: the card, the versions, the date, the commit, a hash of the measured source, and for
-every row its shape, the raw samples and their median. Chapters read it with ``load``.
+all: the card, the versions, the date, the commit, a hash of the measured source, and
+for every row its shape, the raw samples and their median. Chapters read it with
+``load``.
 """
 
 import argparse
@@ -79,7 +80,7 @@ def summarise(samples: list[float]) -> dict:
 
 
 def peak_bytes(function: Callable[[], object]) -> int:
-    """The most memory that a call allocates beyond what is there, its result included."""
+    """The most memory a call holds beyond what was there, its result included."""
     torch.cuda.synchronize()
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()

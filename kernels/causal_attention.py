@@ -18,18 +18,21 @@ import triton.language as tl
 
 from kernels.device import shared_memory_bytes
 from kernels.step import LOG2_E, finish, load_tile, online_softmax_step, tile_ptrs
-from kernels.tiles import choose_tiles
+from kernels.tiles import Tiles, choose_tiles
 
 
 @triton.jit
-def split_keys(start_m, n_queries, n_keys, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
+def split_keys(
+    start_m, n_queries, n_keys, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr
+):
     """(n_below, n_seen) for the queries start_m … start_m + BLOCK_M − 1.
 
-    n_below is a multiple of BLOCK_N: phase 2 starts where phase 1 ends.
+    n_below is a multiple of BLOCK_N: phase 2 starts where phase 1 ends. Nothing here
+    but integers: outside a kernel, ``split_keys.fn`` computes the same.
     """
     first_position = start_m + n_keys - n_queries
-    n_below = tl.maximum(first_position + 1, 0) // BLOCK_N * BLOCK_N
-    n_seen = tl.minimum(first_position + BLOCK_M, n_keys)
+    n_below = max(first_position + 1, 0) // BLOCK_N * BLOCK_N
+    n_seen = min(first_position + BLOCK_M, n_keys)
     return n_below, n_seen
 
 
@@ -100,19 +103,20 @@ def causal_attention_kernel(
 
 
 def causal_attention(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, tiles: Tiles | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """softmax(Q Kᵀ / √d + causal mask) V, aligned at the end.
 
     q (B, H, N_q, d); k, v (B, H, N_k, d); one dtype, checked by the public call
     (``kernels.attention``). Returns o (B, H, N_q, d) in that dtype and the log-sum-exp
     (B, H, N_q), float32, natural logarithm. A row that sees no key (N_q > N_k) gives
-    o = 0 and −inf.
+    o = 0 and −inf. ``tiles`` overrides ``choose_tiles``.
     """
     batch, n_heads, n_queries, head_dim = q.shape
     o = torch.empty_like(q)
     lse = torch.empty(q.shape[:3], dtype=torch.float32, device=q.device)
-    tiles = choose_tiles(head_dim, q.element_size(), shared_memory_bytes())
+    if tiles is None:
+        tiles = choose_tiles(head_dim, q.element_size(), shared_memory_bytes())
     grid = (triton.cdiv(n_queries, tiles.BLOCK_M), n_heads, batch)
     causal_attention_kernel[grid](
         q, k, v, o, lse,

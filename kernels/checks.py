@@ -13,12 +13,12 @@ MAX_GRID = 65535  # CUDA's limit on the second and third axis of a launch
 
 
 def check_tensor(name: str, value: object, ndim: int) -> None:
-    """Raise unless ``value`` is a tensor with ``ndim`` dimensions, none of them empty."""
+    """Raise unless ``value`` is a tensor with ``ndim`` dimensions, none empty."""
     if not isinstance(value, torch.Tensor):
         raise TypeError(f"{name} must be a torch.Tensor, not {type(value).__name__}")
     if value.ndim != ndim:
         raise ValueError(
-            f"{name} must have {ndim} dimensions, not {value.ndim}: {tuple(value.shape)}"
+            f"{name} has shape {tuple(value.shape)}; it must have {ndim} dimensions"
         )
     if value.numel() == 0:
         raise ValueError(
@@ -76,8 +76,8 @@ def check_attention(q: object, k: object, v: object) -> None:
     expected = (batch, n_heads, k.shape[2], head_dim)
     if tuple(k.shape) != expected:
         raise ValueError(
-            f"k has shape {tuple(k.shape)}; with q of shape {tuple(q.shape)} it must be "
-            f"({batch}, {n_heads}, any length, {head_dim})"
+            f"k has shape {tuple(k.shape)}; with q of shape {tuple(q.shape)} it must "
+            f"be ({batch}, {n_heads}, any length, {head_dim})"
         )
     if v.shape != k.shape:
         raise ValueError(

@@ -7,6 +7,7 @@ anything here imports triton, and says so when it comes too late.
 
 import os
 import sys
+from functools import cache
 
 import torch
 
@@ -41,6 +42,7 @@ def tensor_core_dtype() -> torch.dtype:
     return torch.float16
 
 
+@cache
 def shared_memory_bytes() -> int:
     """Bytes of shared memory one program may use on this GPU.
 

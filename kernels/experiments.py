@@ -8,6 +8,7 @@ half of that if causal, whatever a kernel really computes.
 import importlib.util
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -15,6 +16,7 @@ import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
+from kernels import first_kernels as first
 from kernels.attention import flash_attention_forward
 from kernels.benchmark import peak_bytes, summarise, time_in_turn
 from kernels.causal_one_phase import one_phase_attention
@@ -60,7 +62,9 @@ def attention_rows(functions: dict, batch, heads, length, head_dim, is_causal) -
         for _ in range(3)
     )
     one = (slice(0, 1), slice(0, 1))
-    expected = reference_attention(q[one].float(), k[one].float(), v[one].float(), is_causal)
+    expected = reference_attention(
+        q[one].float(), k[one].float(), v[one].float(), is_causal
+    )
     shape = {
         "direction": "forward", "batch": batch, "heads": heads, "kv_heads": heads,
         "length": length, "head_dim": head_dim, "is_causal": is_causal,
@@ -121,7 +125,9 @@ def machine() -> dict:
     a, b = (torch.randn(n, n, device="cuda", dtype=torch.bfloat16) for _ in range(2))
     source = torch.randn(2**30, device="cuda")  # 4 GiB
     target = torch.empty_like(source)
-    times = time_in_turn({"matmul": lambda: a @ b, "copy": lambda: target.copy_(source)})
+    times = time_in_turn(
+        {"matmul": lambda: a @ b, "copy": lambda: target.copy_(source)}
+    )
     matmul, copy = summarise(times["matmul"]), summarise(times["copy"])
     return {
         "gemm_tflops": round(2 * n**3 / matmul["ms"] / 1e9, 1),
@@ -133,31 +139,79 @@ def machine() -> dict:
     }
 
 
-def naive() -> dict:
+def naive_rows(length: int, heads: int = 16, head_dim: int = 64) -> list:
     """The three steps of naive attention, each alone, and all of them together."""
-    heads, head_dim = 16, 64
+    q, k, v = (
+        torch.randn(1, heads, length, head_dim, device="cuda", dtype=torch.bfloat16)
+        for _ in range(3)
+    )
+    scores = q @ k.transpose(-1, -2) / math.sqrt(head_dim)
+    weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(q.dtype)
+    steps = {
+        "scores": lambda: q @ k.transpose(-1, -2) / math.sqrt(head_dim),
+        "softmax": lambda: torch.softmax(scores, -1, torch.float32).to(q.dtype),
+        "output": lambda: weights @ v,
+        "all": lambda: naive_attention(q, k, v),
+    }
+    shape = {
+        "batch": 1, "heads": heads, "length": length, "head_dim": head_dim,
+        "is_causal": False, "dtype": "bfloat16",
+    }  # fmt: skip
+    rows = [
+        {"step": step, **shape, **summarise(samples)}
+        for step, samples in time_in_turn(steps).items()
+    ]
+    rows[-1]["peak_bytes"] = peak_bytes(steps["all"])
+    return rows
+
+
+def naive() -> dict:
     rows = []
-    for length in tqdm([*LENGTHS, 32768], desc="naive"):
-        q, k, v = (
-            torch.randn(1, heads, length, head_dim, device="cuda", dtype=torch.bfloat16)
-            for _ in range(3)
+    for length in tqdm(LENGTHS, desc="naive"):
+        rows += naive_rows(length)
+    return {"rows": rows}
+
+
+def first_kernels() -> dict:
+    """Chapter 04's kernels beside PyTorch's: products in FLOPs, the rest in bytes."""
+    tasks = []  # (task, size, unit, work of one call, ours, PyTorch's)
+    for length in (2**e for e in range(16, 29, 2)):
+        x = torch.randn(length, device="cuda", dtype=torch.float16)
+        work = 2 * x.nbytes
+        tasks.append(("copy", length, "gbps", work, first.copy, torch.clone, (x,)))
+    for n_columns in (2**e for e in range(8, 16)):
+        x = torch.randn(8192, n_columns, device="cuda", dtype=torch.float16)
+        theirs = partial(torch.softmax, dim=-1)
+        tasks.append(
+            ("softmax", n_columns, "gbps", 2 * x.nbytes, first.softmax, theirs, (x,))
         )
-        scores = q @ k.transpose(-1, -2) / math.sqrt(head_dim)
-        weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(q.dtype)
-        steps = {
-            "scores": lambda: q @ k.transpose(-1, -2) / math.sqrt(head_dim),
-            "softmax": lambda: torch.softmax(scores, -1, torch.float32).to(q.dtype),
-            "output": lambda: weights @ v,
-            "all": lambda: naive_attention(q, k, v),
+    for n in (2**e for e in range(9, 14)):
+        a, b = (torch.randn(n, n, device="cuda", dtype=torch.float16) for _ in range(2))
+        tasks.append(
+            ("matmul", n, "tflops", 2 * n**3, first.matmul, torch.matmul, (a, b))
+        )
+    for n_rows, n_columns in [(512, 1024), (1024, 4096), (2048, 8192), (4096, 8192)]:
+        x = torch.randn(n_rows, n_columns, device="cuda", dtype=torch.float16)
+        w = torch.randn(n_columns, device="cuda", dtype=torch.float16)
+        ours, theirs = first.weighted_row_sum_forward, torch.matmul
+        size = n_rows * n_columns
+        tasks.append(("weighted_row_sum", size, "gbps", x.nbytes, ours, theirs, (x, w)))
+    rows = []
+    for task, size, unit, work, ours, theirs, inputs in tqdm(tasks, desc="first"):
+        torch.testing.assert_close(
+            ours(*inputs),
+            theirs(*inputs),
+            atol=1e-1 if task == "matmul" else 2e-2,
+            rtol=1e-2,
+        )
+        functions = {
+            "ours": partial(ours, *inputs),
+            "PyTorch": partial(theirs, *inputs),
         }
-        shape = {
-            "batch": 1, "heads": heads, "length": length, "head_dim": head_dim,
-            "dtype": "bfloat16", "is_causal": False,
-        }  # fmt: skip
-        for step, samples in time_in_turn(steps).items():
-            rows.append({"step": step, **shape, **summarise(samples)})
-        del scores, weights
-        rows[-1]["peak_bytes"] = peak_bytes(lambda: naive_attention(q, k, v))
+        for name, samples in time_in_turn(functions).items():
+            row = {"kernel": name, "task": task, "size": size, **summarise(samples)}
+            row[unit] = round(work / row["ms"] / (1e6 if unit == "gbps" else 1e9), 2)
+            rows.append(row)
     return {"rows": rows}
 
 
@@ -166,6 +220,7 @@ _STEP = ["step", "tiles"]
 EXPERIMENTS = {
     "machine": ([], machine),
     "naive": (["reference"], naive),
+    "first_kernels": (["first_kernels"], first_kernels),
     "full": ([*_STEP, "full_attention", "reference"], full),
     "causal": ([*_STEP, "causal_attention", "causal_one_phase", "reference"], causal),
 }

@@ -1,9 +1,10 @@
 """How the book's figures look, and how it shows source: one style for every chapter."""
 
 import inspect
+import textwrap
 
 import matplotlib.pyplot as plt
-from IPython.display import Code
+from IPython.display import Markdown
 
 # Okabe and Ito's palette, told apart with any colour vision; one colour a kernel.
 COLORS = {
@@ -47,7 +48,22 @@ def use_style() -> None:
     )
 
 
-def source(function) -> Code:
-    """The source of the very function that runs, Triton kernels included."""
+def source(function, first: str = "", last: str = "") -> Markdown:
+    """The source of the very function that runs, Triton kernels included.
+
+    ``first`` and ``last`` narrow it to the lines from the one that holds ``first`` to
+    the next that holds ``last``. Raises ValueError if there are none.
+    """
     function = getattr(function, "fn", function)  # a jitted function wraps the original
-    return Code(inspect.getsource(function), language="python")
+    text = inspect.getsource(function)
+    if first:
+        lines = text.splitlines()
+        start = next((n for n, line in enumerate(lines) if first in line), None)
+        if start is None:
+            raise ValueError(f"no line of {function.__name__} holds {first!r}")
+        stops = (n for n, line in enumerate(lines) if n >= start and last in line)
+        stop = next(stops, None)
+        if stop is None:
+            raise ValueError(f"no line of {function.__name__} after it holds {last!r}")
+        text = textwrap.dedent("\n".join(lines[start : stop + 1]) + "\n")
+    return Markdown(f"```python\n{text}```")

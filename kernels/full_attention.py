@@ -15,7 +15,7 @@ import triton.language as tl
 
 from kernels.device import shared_memory_bytes
 from kernels.step import LOG2_E, finish, load_tile, online_softmax_step, tile_ptrs
-from kernels.tiles import choose_tiles
+from kernels.tiles import Tiles, choose_tiles
 
 
 @triton.jit
@@ -61,19 +61,20 @@ def full_attention_kernel(
 
 
 def full_attention(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, tiles: Tiles | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """softmax(Q Kᵀ / √d) V, every query seeing every key.
 
     q (B, H, N_q, d); k, v (B, H, N_k, d); one dtype, checked by the public call
     (``kernels.attention``). Returns o (B, H, N_q, d) in that dtype and the log-sum-exp
-    (B, H, N_q), float32, natural logarithm.
+    (B, H, N_q), float32, natural logarithm. ``tiles`` overrides ``choose_tiles``.
     """
     batch, n_heads, n_queries, head_dim = q.shape
     n_keys = k.shape[2]
     o = torch.empty_like(q)
     lse = torch.empty(q.shape[:3], dtype=torch.float32, device=q.device)
-    tiles = choose_tiles(head_dim, q.element_size(), shared_memory_bytes())
+    if tiles is None:
+        tiles = choose_tiles(head_dim, q.element_size(), shared_memory_bytes())
     grid = (triton.cdiv(n_queries, tiles.BLOCK_M), n_heads, batch)
     full_attention_kernel[grid](
         q, k, v, o, lse,

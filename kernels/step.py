@@ -8,7 +8,8 @@ A program holds BLOCK_M query rows and the running state of their softmax,
 
 and ``online_softmax_step`` takes it past one block of keys: the inner loop of
 FlashAttention-2 (Dao, 2023, algorithm 1). Scores are kept in base 2, so that exp
-becomes exp2, which the hardware has: e^s = 2^(s · log₂e), and ``qk_scale`` = log₂e / √d.
+becomes exp2, which the hardware has: e^s = 2^(s · log₂e), and the factor log₂e goes
+into ``qk_scale`` = log₂e / √d.
 """
 
 import triton

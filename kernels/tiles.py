@@ -4,6 +4,7 @@ A program holds BLOCK_M queries and, for each stage of its pipeline, BLOCK_N key
 values in shared memory, so what fits depends on the head dim, the dtype and the card.
 """
 
+from functools import cache
 from typing import NamedTuple
 
 import triton
@@ -24,21 +25,27 @@ class Tiles(NamedTuple):
         return rows * self.BLOCK_D * itemsize
 
 
+@cache
 def choose_tiles(head_dim: int, itemsize: int, shared_memory: int) -> Tiles:
-    """The first of a few good sizes that fits in ``shared_memory`` bytes.
+    """The fastest size, or the first of some smaller ones that fits the card.
 
     BLOCK_D is the head dim rounded up to a power of two; the columns in excess are
-    masked. ``itemsize`` is the dtype's size in bytes. The first size of each list was
-    the fastest of those tried on an H200; the others serve cards with less memory.
+    masked. ``itemsize`` is the dtype's size in bytes and ``shared_memory`` the card's
+    limit for one program. "Fastest" is of those tried, on an H200.
     """
     block_d = max(16, triton.next_power_of_2(head_dim))
     if itemsize == 4:
         # float32 products run on the ordinary cores and need the registers.
-        sizes = [(64, 32, 4, 2), (32, 32, 4, 2), (32, 16, 4, 1)]
-    elif block_d <= 128:
-        sizes = [(64, 64, 4, 3), (64, 64, 4, 2), (64, 32, 4, 2), (32, 32, 4, 1)]
+        fastest = (32, 32, 4, 2)
+    elif block_d <= 32:
+        fastest = (64, 128, 4, 3)
+    elif block_d == 64:
+        fastest = (128, 64, 8, 3)
+    elif block_d == 128:
+        fastest = (128, 128, 8, 3)
     else:
-        sizes = [(128, 64, 8, 2), (64, 32, 4, 2), (32, 32, 4, 1)]
+        fastest = (128, 64, 8, 2)
+    sizes = [fastest, (64, 64, 4, 2), (64, 32, 4, 2), (32, 32, 4, 1), (32, 16, 4, 1)]
     for block_m, block_n, num_warps, num_stages in sizes:
         tiles = Tiles(block_m, block_n, block_d, num_warps, num_stages)
         if tiles.shared_bytes(itemsize) <= shared_memory:

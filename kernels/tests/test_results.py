@@ -1,0 +1,97 @@
+"""The stored measurements are what their raw samples say, and of today's kernels."""
+
+import json
+import statistics
+
+import pytest
+
+from kernels import benchmark
+from kernels.experiments import EXPERIMENTS
+
+ATTENTION = ["full", "causal"]
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_the_measured_source_is_the_source_of_today(name):
+    data = benchmark.load(name)
+    modules, _ = EXPERIMENTS[name]
+    assert data["modules"] == modules
+    assert data["source_hash"] == benchmark.source_hash(modules), (
+        f"kernels have changed since {name}.json was measured; "
+        f"run `python -m kernels.benchmark {name}` on a GPU"
+    )
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_a_result_says_what_it_was_measured_with(name):
+    data = benchmark.load(name)
+    for key in ("device", "torch", "triton", "cudnn", "date", "commit"):
+        assert data[key], key
+    assert data["device"]["name"] and data["device"]["driver"]
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_medians_and_spreads_follow_from_the_samples(name):
+    rows = benchmark.load(name)["rows"]
+    measured = [row for row in rows if row["ms"] is not None]
+    assert measured
+    for row in measured:
+        assert row["ms"] == statistics.median(row["samples"])
+        assert row["spread"] == benchmark.summarise(row["samples"])["spread"]
+    for row in rows:
+        assert row["ms"] is not None or row["error"]
+
+
+@pytest.mark.parametrize("name", ATTENTION)
+def test_tflops_follow_from_shape_and_time(name):
+    for row in benchmark.load(name)["rows"]:
+        flops = 4 * row["batch"] * row["heads"] * row["length"] ** 2 * row["head_dim"]
+        if row["is_causal"]:
+            flops /= 2
+        assert row["tflops"] == pytest.approx(flops / row["ms"] / 1e9, abs=0.01)
+
+
+@pytest.mark.parametrize("name", ATTENTION)
+def test_every_peer_was_measured_at_every_shape(name):
+    shapes = {}
+    for row in benchmark.load(name)["rows"]:
+        shape = row["batch"], row["heads"], row["length"], row["head_dim"]
+        shapes.setdefault(shape, set()).add(row["kernel"])
+    peers = {"ours", "naive", "SDPA FlashAttention-2", "SDPA cuDNN"}
+    assert all(peers <= kernels for kernels in shapes.values())
+
+
+def test_the_ceilings_follow_from_their_rows():
+    data = benchmark.load("machine")
+    matmul, copy = data["rows"]
+    assert data["gemm_tflops"] == pytest.approx(
+        matmul["flops"] / matmul["ms"] / 1e9, abs=0.1
+    )
+    assert data["copy_tbps"] == pytest.approx(
+        copy["bytes"] / copy["ms"] / 1e9, abs=1e-3
+    )
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    monkeypatch.setattr(benchmark, "RESULTS", tmp_path)
+    benchmark.write("old", {"a": 1, "rows": [{"ms": 1.0}]})
+    before = (tmp_path / "old.json").read_text()
+    with pytest.raises(TypeError):
+        benchmark.write("old", {"a": 2, "rows": [{"ms": object()}]})
+    assert (tmp_path / "old.json").read_text() == before
+    assert json.loads(before) == {"a": 1, "rows": [{"ms": 1.0}]}
+
+
+def test_an_unknown_result_is_named():
+    with pytest.raises(ValueError, match="no result 'nothing'"):
+        benchmark.load("nothing")
+
+
+def test_the_hash_leaves_out_comments_and_docstrings(tmp_path):
+    bare, spoken = tmp_path / "bare.py", tmp_path / "spoken.py"
+    bare.write_text("def f(x):\n    return x\n")
+    spoken.write_text(
+        '"""A module."""\n\n\ndef f(x):\n    """F."""\n    # why\n    return x\n'
+    )
+    assert benchmark.code_lines(bare) == benchmark.code_lines(spoken)
+    assert benchmark.code_lines(bare) == ["def f(x):", "    return x"]
