@@ -13,9 +13,12 @@ import torch
 
 
 def _choose_interpreter() -> bool:
-    """True if kernels run in Triton's interpreter; sets it up if there is no GPU."""
-    if os.environ.get("TRITON_INTERPRET") == "1":
-        return True
+    """True if kernels run in Triton's interpreter; sets it up if there is no GPU.
+
+    TRITON_INTERPRET decides if it is set; 0 without a GPU is for compiling alone.
+    """
+    if os.environ.get("TRITON_INTERPRET") in ("0", "1"):
+        return os.environ["TRITON_INTERPRET"] == "1"
     if torch.cuda.is_available():
         return False
     if "triton" in sys.modules:
