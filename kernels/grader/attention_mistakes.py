@@ -1,0 +1,189 @@
+"""The classic mistakes in an attention kernel, each as a plain PyTorch model.
+
+A model computes what attention with one mistake in it would give, for one head: q
+(N_q, d), k and v (N_k, d), float32. ``diagnosis`` compares a wrong output with
+all of them. What a mistake does often depends on the kernel's block sizes, which nobody
+tells us, so those models are tried with each of a few plausible ones.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+
+BLOCKS = (16, 32, 64, 128)
+LOG2_E = math.log2(math.e)
+
+
+class Head(NamedTuple):
+    """One head's inputs (float32), its scores q kᵀ/√d, and which keys it may see."""
+
+    q: torch.Tensor
+    k: torch.Tensor
+    v: torch.Tensor
+    scores: torch.Tensor
+    visible: torch.Tensor
+    is_causal: bool
+    dtype: torch.dtype  # of the inputs as the kernel got them
+
+
+def weighted(scores, v, counts):
+    """Attention in which key j counts ``counts[i, j]`` times for query i.
+
+    A row that sees no key gives NaN.
+    """
+    counts = counts.to(scores.dtype)
+    top = scores.masked_fill(counts == 0, -math.inf).amax(1, keepdim=True)
+    p = torch.exp((scores - top).clamp(max=0)) * counts
+    return p @ v / p.sum(1, keepdim=True)
+
+
+def true_lse(head: Head) -> torch.Tensor:
+    return head.scores.masked_fill(~head.visible, -math.inf).logsumexp(1)
+
+
+def online(head, block_n, x, y, acc_alpha=1.0, l_alpha=1.0, dtype=torch.float32):
+    """The loop over blocks of keys, p = 2^(x − m) with m the running maximum of y.
+
+    x and y (N_q, N_k) should both be the scores in base 2; ``acc_alpha`` and
+    ``l_alpha`` are the powers of alpha that acc and l are multiplied by (1 is right, 0
+    forgets it); p is rounded to ``dtype`` before it meets V. Where numbers overflow
+    the output is infinite.
+    """
+    m = torch.full_like(x[:, 0], -math.inf)
+    l, acc = torch.zeros_like(m), torch.zeros_like(head.q)
+    for start_n in range(0, x.shape[1], block_n):
+        keys = slice(start_n, start_n + block_n)
+        seen = head.visible[:, keys]
+        y_block = y[:, keys].masked_fill(~seen, -math.inf)
+        m_new = torch.maximum(m, y_block.amax(1))
+        shift = m_new.masked_fill(m_new == -math.inf, 0.0)
+        p = torch.exp2(x[:, keys] - shift[:, None]).masked_fill(~seen, 0.0)
+        alpha = torch.exp2(m - shift)
+        l = l * alpha**l_alpha + p.sum(1)
+        acc = acc * alpha[:, None] ** acc_alpha + p.to(dtype).float() @ head.v[keys]
+        m = m_new
+    return (acc / l[:, None]).nan_to_num(nan=math.inf)
+
+
+def plain_mistakes(head: Head) -> Iterator[tuple[str, torch.Tensor]]:
+    """(cause, output) of the mistakes that do not depend on any block size."""
+    q, k, v, scores, visible, *_ = head
+    n_queries, n_keys = scores.shape
+    j = torch.arange(n_keys, device=q.device)[None, :]
+    i = torch.arange(n_queries, device=q.device)[:, None]
+    position = i + n_keys - n_queries
+    if head.is_causal:
+        yield "mask-strict", weighted(scores, v, j < position)
+        yield "mask-next", weighted(scores, v, j <= position + 1)
+        yield "mask-missing", weighted(scores, v, j >= 0)
+        yield "mask-reversed", weighted(scores, v, j >= position)
+        yield "mask-start", weighted(scores, v, j <= i)
+    else:
+        yield "mask-unasked", weighted(scores, v, j <= position)
+        yield "mask-unasked", weighted(scores, v, j <= i)
+    root_d = math.sqrt(q.shape[1])
+    yield "scale-missing", weighted(scores * root_d, v, visible)
+    yield "scale-twice", weighted(scores / root_d, v, visible)
+    yield "log2e-missing", weighted(scores / LOG2_E, v, visible)
+    yield "log2e-extra", weighted(scores * LOG2_E, v, visible)
+    swapped = q @ v.T / root_d
+    yield "kv-swapped", weighted(swapped, k, visible)
+    yield "v-as-k", weighted(swapped, v, visible)
+    yield "k-as-v", weighted(scores, k, visible)
+    top = scores.masked_fill(~visible, -math.inf).amax(1, keepdim=True)
+    p = torch.exp(scores - top).masked_fill(~visible, 0.0)
+    yield "not-normalised", p @ v
+
+
+def counting_mistakes(head: Head, block_m: int, block_n: int):
+    """(cause, output) of the mistakes in which keys each program visits."""
+    _, _, v, scores, visible, *_ = head
+    n_queries, n_keys = scores.shape
+    j = torch.arange(n_keys, device=v.device)[None, :]
+    i = torch.arange(n_queries, device=v.device)[:, None]
+    # The program's queries stand at the positions first … last; its second phase starts
+    # at key ``below``, and its last block of keys at ``final``.
+    first = i // block_m * block_m + n_keys - n_queries
+    last = (first + block_m).clamp(max=n_keys) - 1
+    below = (first + 1).clamp(min=0) // block_n * block_n
+    counts = []
+    if head.is_causal:
+        on_diagonal = (j >= below) & (j <= last)
+        counts += [
+            ("diagonal-skipped", j < below),
+            ("diagonal-late", visible & ~((j >= below) & (j < below + block_n))),
+            ("diagonal-short", visible & (j < first + block_m - block_n)),
+            ("diagonal-unmasked", j <= last),
+            ("diagonal-twice", visible.int() + on_diagonal.int()),
+            ("below-skipped", visible & (j >= below)),
+            ("below-short", visible & ((j < below - block_n) | (j >= below))),
+            ("first-block-skipped", visible & ((j >= block_n) | (j >= below))),
+        ]
+    else:
+        last = torch.full_like(first, n_keys - 1)
+    counts += [
+        ("first-block-skipped", visible & (j >= block_n)),
+        ("tail-dropped", visible & (j < n_keys // block_n * block_n)),
+        ("last-block-only", visible & (j >= last // block_n * block_n)),
+    ]
+    for cause, count in counts:
+        yield cause, weighted(scores, v, count)
+
+
+def loop_mistakes(head: Head, block_n: int) -> Iterator[tuple[str, torch.Tensor]]:
+    """(cause, output) of the mistakes inside the loop over blocks of keys."""
+    q, _, v, scores, visible, _, dtype = head
+    n_queries, n_keys = scores.shape
+    x = scores * LOG2_E
+    yield "alpha-acc", online(head, block_n, x, x, acc_alpha=0)
+    yield "alpha-l", online(head, block_n, x, x, l_alpha=0)
+    yield "alpha-both", online(head, block_n, x, x, acc_alpha=0, l_alpha=0)
+    for power in (LOG2_E, 1 / LOG2_E):
+        yield "alpha-units", online(head, block_n, x, x, power, power)
+    for rounded in (dtype, torch.float32):
+        yield "max-missing", online(head, block_n, x, 0 * x, dtype=rounded)
+        for other in (scores, scores * math.sqrt(q.shape[1])):
+            yield "max-units", online(head, block_n, x, other, dtype=rounded)
+
+    wrapped = torch.arange(n_keys, device=q.device) % block_n
+    yield "k-not-advanced", weighted(scores[:, wrapped], v, visible)
+    yield "v-not-advanced", weighted(scores, v[wrapped], visible)
+    yield "kv-not-advanced", weighted(scores[:, wrapped], v[wrapped], visible)
+    rows = torch.arange(n_queries, device=q.device) % block_n  # here as BLOCK_M
+    yield "q-not-advanced", weighted(scores[rows], v, visible)
+
+    n_zeros = -n_keys % block_n
+    padded = torch.nn.functional.pad(scores, (0, n_zeros))
+    visible = torch.nn.functional.pad(visible, (0, n_zeros), value=True)
+    v = torch.nn.functional.pad(v, (0, 0, 0, n_zeros))
+    yield "tail-keys", weighted(padded, v, visible)
+
+
+def output_mistakes(head: Head, inputs, batch: int, n_head: int) -> Iterator:
+    """(cause, o) of every mistake, the simple ones first."""
+    yield from plain_mistakes(head)
+    for block_n in BLOCKS:
+        yield from loop_mistakes(head, block_n)
+        for block_m in BLOCKS:
+            yield from counting_mistakes(head, block_m, block_n)
+    root_d = math.sqrt(head.q.shape[1])
+    for other in torch.cartesian_prod(*map(torch.arange, inputs[1].shape[:2])):
+        b, h = other.tolist()
+        if (b, h) != (batch, n_head):
+            q, k, v = (x[b, h].float() for x in inputs)
+            scores = head.q @ k.T / root_d
+            yield "other-kv-head", weighted(scores, v, head.visible)
+            yield "other-head", weighted(q @ k.T / root_d, v, head.visible)
+
+
+def lse_mistakes(head: Head) -> Iterator:
+    """(cause, lse) of the classic mistakes in the log-sum-exp alone."""
+    lse = true_lse(head)
+    top = head.scores.masked_fill(~head.visible, -math.inf).amax(1)
+    yield "lse-base-2", lse * LOG2_E
+    yield "lse-no-max", lse - top
+    yield "lse-no-max", (lse - top) * LOG2_E
+    yield "lse-no-sum", top
+    yield "lse-no-sum", top * LOG2_E

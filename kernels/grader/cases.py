@@ -1,0 +1,167 @@
+"""A graded case: one call of a learner's function, its inputs and its right answer.
+
+Each class makes the inputs of one kind of problem, makes the call, and knows two right
+answers: the series' own in the inputs' dtype (``expected``) and float64's (``exact``).
+"""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from kernels.device import DEVICE
+from kernels.reference import naive_attention, reference_attention
+
+
+def draw(shape: tuple, dtype: torch.dtype, generator: torch.Generator) -> torch.Tensor:
+    """Standard normal values from ``generator``, on the device of the kernels."""
+    x = torch.randn(shape, dtype=dtype, device=generator.device, generator=generator)
+    return x.to(DEVICE)
+
+
+@dataclass(frozen=True)
+class AttentionCase:
+    """Attention on q (B, H, N_q, d) and k, v (B, H, N_k, d); the answer is o.
+
+    ``layout`` says how the inputs lie in memory: "plain" (contiguous), "projected"
+    (stored as (B, N, H, d)), "columns" (stored as (B, H, d, N)), "mixed" (each another
+    way), or "shared" (one q for all heads, stride 0). A kernel that ignores a stride
+    reads wrong values in these, but never memory outside the tensor.
+    ``large_logits`` adds to the scores of a row a constant from −512 to 512.
+    """
+
+    batch: int
+    n_heads: int
+    n_queries: int
+    n_keys: int
+    head_dim: int
+    is_causal: bool
+    layout: str = "plain"
+    large_logits: bool = False
+
+    input_names: ClassVar = ("q", "k", "v")
+    output_names: ClassVar = ("o",)
+    axes: ClassVar = ("batch", "head", "row", "column")
+
+    def __str__(self) -> str:
+        length = f"L={self.n_queries}"
+        if self.n_queries != self.n_keys:
+            length = f"N_q={self.n_queries}, N_k={self.n_keys}"
+        layout = "" if self.layout == "plain" else f", layout={self.layout}"
+        return f"B={self.batch}, H={self.n_heads}, {length}, D={self.head_dim}{layout}"
+
+    @property
+    def config(self) -> str:
+        return f"{AttentionCase.__str__(self)}, Causal={self.is_causal}"
+
+    def inputs(self, dtype: torch.dtype, generator: torch.Generator) -> tuple:
+        lengths = (self.n_queries, self.n_keys, self.n_keys)
+        shapes = [(self.batch, self.n_heads, n, self.head_dim) for n in lengths]
+        q, k, v = (draw(shape, dtype, generator) for shape in shapes)
+        if self.large_logits:
+            # Column 0 alone adds q·k/√d = 512·r, with r from −1 to 1 down the rows.
+            ramp = torch.linspace(-1, 1, self.n_queries, device=DEVICE)
+            q[..., 0] = (16 * math.sqrt(self.head_dim) * ramp).to(dtype)
+            k[..., 0] = 32
+        return self.laid_out(q, k, v)
+
+    def laid_out(self, q, k, v) -> tuple:
+        def projected(x):
+            return x.transpose(1, 2).contiguous().transpose(1, 2)
+
+        def columns(x):
+            return x.transpose(2, 3).contiguous().transpose(2, 3)
+
+        match self.layout:
+            case "projected":
+                return projected(q), projected(k), projected(v)
+            case "columns":
+                return columns(q), columns(k), columns(v)
+            case "mixed":
+                return q, projected(k), columns(v)
+            case "shared":
+                return q[:, :1].expand(q.shape), k, v
+        return q, k, v
+
+    def call(self, fn, q, k, v):
+        return fn(q, k, v, is_causal=self.is_causal)
+
+    def peer(self, q, k, v):
+        """What the solution is timed against: the textbook's three steps."""
+        return naive_attention(q, k, v, is_causal=self.is_causal)
+
+    def expected(self, q, k, v) -> tuple:
+        """The series' answer: naive attention in the inputs' dtype."""
+        return (self.peer(q, k, v),)
+
+    def exact(self, q, k, v) -> tuple:
+        """The answer in float64."""
+        o, lse = reference_attention(
+            q.double(), k.double(), v.double(), self.is_causal, return_lse=True
+        )
+        return (o, lse)[: len(self.output_names)]
+
+
+class TiledCase(AttentionCase):
+    """Problem 1 also returns lse, the natural log-sum-exp of each row (B, H, N_q)."""
+
+    output_names: ClassVar = ("o", "lse")
+
+    def __str__(self) -> str:
+        return self.config
+
+    def call(self, fn, q, k, v):
+        return fn(q, k, v, self.is_causal)
+
+    def expected(self, q, k, v) -> tuple:
+        _, lse = reference_attention(
+            q.float(), k.float(), v.float(), self.is_causal, return_lse=True
+        )
+        return self.peer(q, k, v), lse
+
+
+@dataclass(frozen=True)
+class RowSumCase:
+    """The weighted row sum y_i = Σ_j x_ij w_j of x (rows, columns) and w (columns)."""
+
+    n_rows: int
+    n_columns: int
+    layout: str = "plain"
+
+    input_names: ClassVar = ("x", "w")
+    output_names: ClassVar = ("y",)
+    axes: ClassVar = ("row",)
+
+    def __str__(self) -> str:
+        layout = "" if self.layout == "plain" else f", layout={self.layout}"
+        return f"rows={self.n_rows}, columns={self.n_columns}{layout}"
+
+    @property
+    def config(self) -> str:
+        return str(self)
+
+    def inputs(self, dtype: torch.dtype, generator: torch.Generator) -> tuple:
+        x = draw((self.n_rows, self.n_columns), dtype, generator)
+        w = draw((self.n_columns,), dtype, generator)
+        return self.laid_out(x, w)
+
+    def laid_out(self, x, w) -> tuple:
+        if self.layout == "columns":
+            return x.t().contiguous().t(), w
+        if self.layout == "mixed":
+            return x, torch.stack([w, w], dim=1)[:, 0]  # every second element
+        return x, w
+
+    def call(self, fn, x, w):
+        return fn(x, w)
+
+    def peer(self, x, w):
+        return (x * w).sum(-1)
+
+    def expected(self, x, w) -> tuple:
+        # Near zero the sum in 16 bits is further off than the tolerance allows.
+        return (self.peer(x.float(), w.float()).to(x.dtype),)
+
+    def exact(self, x, w) -> tuple:
+        return (self.peer(x.double(), w.double()),)
