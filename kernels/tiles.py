@@ -34,9 +34,10 @@ def choose_tiles(head_dim: int, itemsize: int, shared_memory: int) -> Tiles:
     limit for one program. "Fastest" is of those tried, on an H200.
     """
     block_d = max(16, triton.next_power_of_2(head_dim))
-    if itemsize == 4:
-        # float32 products run on the ordinary cores and need the registers.
-        fastest = (32, 32, 4, 2)
+    if itemsize == 4 or shared_memory <= 64 * 1024:
+        # Products on the ordinary cores, whose operands wait in registers: float32
+        # everywhere, and all of Turing, whose tensor cores Triton leaves unused.
+        fastest = (32, 32, 4, 2) if block_d <= 64 else (32, 16, 4, 2)
     elif block_d <= 32:
         fastest = (64, 128, 4, 3)
     elif block_d == 64:
