@@ -5,7 +5,7 @@ Each error names the argument, what was given and what is allowed.
 
 import torch
 
-from kernels.device import DEVICE, INTERPRETED
+from kernels.device import DEVICE, INTERPRETED, tensor_core_dtype
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 MIN_HEAD_DIM, MAX_HEAD_DIM = 16, 256
@@ -54,7 +54,7 @@ def check_runs_here(name: str, value: torch.Tensor) -> None:
             f"{name} is torch.bfloat16, which Triton's interpreter computes wrongly; "
             "allowed without a GPU are torch.float16 and torch.float32"
         )
-    if value.dtype == torch.bfloat16 and torch.cuda.get_device_capability() < (8, 0):
+    if value.dtype == torch.bfloat16 and tensor_core_dtype() != torch.bfloat16:
         raise TypeError(
             f"{name} is torch.bfloat16, which this GPU lacks; "
             "allowed here are torch.float16 and torch.float32"

@@ -35,6 +35,7 @@ INTERPRETED = _choose_interpreter()
 DEVICE = "cpu" if INTERPRETED else "cuda"
 
 
+@cache
 def tensor_core_dtype() -> torch.dtype:
     """The 16-bit dtype to prefer: bfloat16 where the card has it, else float16.
 

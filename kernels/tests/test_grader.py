@@ -185,7 +185,8 @@ def test_first_wrong_position(capsys):
 def test_an_error_in_a_kernel_names_its_line(tmp_path, capsys):
     fn = plant(tmp_path, 4, ("tl.exp2(m_i - shift)", "tl.exp2(m_old - shift)"))
     assert not grade(4, fn, small=True)
-    assert "NameError: name 'm_old' is not defined" in capsys.readouterr().out
+    report = capsys.readouterr().out  # a NameError, or on a GPU the compiler's word
+    assert "m_old" in report and "is not defined" in report
 
 
 def test_a_compilation_error_quotes_its_line():
