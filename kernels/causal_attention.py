@@ -27,8 +27,8 @@ def split_keys(
 ):
     """(n_below, n_seen) for the queries start_m … start_m + BLOCK_M − 1.
 
-    n_below is a multiple of BLOCK_N: phase 2 starts where phase 1 ends. Nothing here
-    but integers: outside a kernel, ``split_keys.fn`` computes the same.
+    n_below is a multiple of BLOCK_N: phase 2 starts where phase 1 ends. Nothing
+    here but integers: outside a kernel, ``split_keys.fn`` computes the same.
     """
     first_position = start_m + n_keys - n_queries
     n_below = max(first_position + 1, 0) // BLOCK_N * BLOCK_N

@@ -26,8 +26,8 @@ def attention_mask(
     p = i + n_keys − n_queries among the keys and sees j ≤ p. A window of w keeps
     p − w < j; the first ``sink_size`` keys stay visible whatever the window is.
 
-    Raises ValueError for a window without causality, sinks without a window, and sizes
-    out of range.
+    Raises ValueError for a window without causality, sinks without a window, and
+    sizes out of range.
     """
     if window_size is not None and not is_causal:
         raise ValueError(f"window_size={window_size} needs is_causal=True")
@@ -66,14 +66,15 @@ def reference_attention(
     k, v : (B, H_kv, N_k, d); H_kv divides H, and query head h reads K/V head
         h // (H / H_kv).
     is_causal, window_size, sink_size : see ``attention_mask``.
-    sinks : (H,), one learned logit a head: a term of the denominator, with no value.
+    sinks : (H,), one learned logit a head: a term of the denominator, with no
+        value.
     return_lse : also return the log-sum-exp of each row.
 
     Returns
     -------
     o : (B, H, N_q, d) in q's dtype. A row that sees no key gives zeros.
-    lse : (B, H, N_q), natural logarithm, in float32 (float64 for float64 inputs). A row
-        that sees no key gives −inf, or its sink's logit.
+    lse : (B, H, N_q), natural logarithm, in float32 (float64 for float64 inputs).
+        A row that sees no key gives −inf, or its sink's logit.
 
     Products are taken in q's dtype and the softmax in float32 or better.
     """
@@ -105,7 +106,8 @@ def naive_attention(
 ) -> torch.Tensor:
     """The three textbook steps, each a pass over an (N_q, N_k) matrix in memory.
 
-    q (B, H, N_q, d) and k, v (B, H, N_k, d) of one dtype; returns (B, H, N_q, d) in it.
+    q (B, H, N_q, d) and k, v (B, H, N_k, d) of one dtype; returns (B, H, N_q, d)
+    in it.
     """
     scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
     if is_causal:

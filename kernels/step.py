@@ -21,7 +21,7 @@ LN_2 = tl.constexpr(0.6931471805599453)
 
 @triton.jit
 def tile_ptrs(X, strides, batch, head, rows, cols):
-    """Pointers [rows, cols] into one head of X, a (batch, head, row, column) tensor."""
+    """Pointers [rows, cols] into one head of X (batch, head, row, column)."""
     # int64: a tensor may hold more than 2³¹ elements.
     head_ptr = X + batch.to(tl.int64) * strides[0] + head.to(tl.int64) * strides[1]
     row_ptrs = head_ptr + rows[:, None].to(tl.int64) * strides[2]
@@ -43,9 +43,9 @@ def online_softmax_step(
 ):
     """Take the state (m_i, l_i, acc) past one block of keys.
 
-    q [BLOCK_M, BLOCK_D], k and v [BLOCK_N, BLOCK_D], all in the inputs' dtype. If
-    IS_MASKED, only the scores where ``visible`` [BLOCK_M, BLOCK_N] holds count;
-    otherwise all do, and ``visible`` costs nothing.
+    q [BLOCK_M, BLOCK_D], k and v [BLOCK_N, BLOCK_D], all in the inputs' dtype.
+    If IS_MASKED, only the scores where ``visible`` [BLOCK_M, BLOCK_N] holds
+    count; otherwise all do, and ``visible`` costs nothing.
     """
     qk = tl.dot(q, k.T, input_precision="ieee")  # [BLOCK_M, BLOCK_N], float32
     if IS_MASKED:
