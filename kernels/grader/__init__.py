@@ -12,7 +12,8 @@ printed for those is the same on every machine.
 
 The modules, from the inside out: ``cases`` and ``problems`` say what is asked;
 ``attempt`` calls a solution and survives it; ``diagnosis`` guesses a mistake from the
-wrong output, with the models of ``attention_mistakes`` and ``row_sum_mistakes``;
+wrong output, with the models of ``attention_mistakes``, ``key_counts`` and
+``row_sum_mistakes``;
 ``judging`` puts these together for one case and ``grading`` for a problem, with
 ``timing``; ``shell`` is the command.
 """

@@ -8,35 +8,19 @@ tells us, so those models are tried with each of a few plausible ones.
 
 import math
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import torch
 
+from kernels.grader.key_counts import (
+    Head,
+    boundary_mistakes,
+    counting_mistakes,
+    weighted,
+    with_tail,
+)
+
 BLOCKS = (16, 32, 64, 128)
 LOG2_E = math.log2(math.e)
-
-
-class Head(NamedTuple):
-    """One head's inputs (float32), its scores q kᵀ/√d, and which keys it may see."""
-
-    q: torch.Tensor
-    k: torch.Tensor
-    v: torch.Tensor
-    scores: torch.Tensor
-    visible: torch.Tensor
-    is_causal: bool
-    dtype: torch.dtype  # of the inputs as the kernel got them
-
-
-def weighted(scores, v, counts):
-    """Attention in which key j counts ``counts[i, j]`` times for query i.
-
-    A row that sees no key gives NaN.
-    """
-    counts = counts.to(scores.dtype)
-    top = scores.masked_fill(counts == 0, -math.inf).amax(1, keepdim=True)
-    p = torch.exp((scores - top).clamp(max=0)) * counts
-    return p @ v / p.sum(1, keepdim=True)
 
 
 def true_lse(head: Head) -> torch.Tensor:
@@ -97,41 +81,6 @@ def plain_mistakes(head: Head) -> Iterator[tuple[str, torch.Tensor]]:
     yield "not-normalised", p @ v
 
 
-def counting_mistakes(head: Head, block_m: int, block_n: int):
-    """(cause, output) of the mistakes in which keys each program visits."""
-    _, _, v, scores, visible, *_ = head
-    n_queries, n_keys = scores.shape
-    j = torch.arange(n_keys, device=v.device)[None, :]
-    i = torch.arange(n_queries, device=v.device)[:, None]
-    # The program's queries stand at the positions first … last; its second phase starts
-    # at key ``below``, and its last block of keys at ``final``.
-    first = i // block_m * block_m + n_keys - n_queries
-    last = (first + block_m).clamp(max=n_keys) - 1
-    below = (first + 1).clamp(min=0) // block_n * block_n
-    counts = []
-    if head.is_causal:
-        on_diagonal = (j >= below) & (j <= last)
-        counts += [
-            ("diagonal-skipped", j < below),
-            ("diagonal-late", visible & ~((j >= below) & (j < below + block_n))),
-            ("diagonal-short", visible & (j < first + block_m - block_n)),
-            ("diagonal-unmasked", j <= last),
-            ("diagonal-twice", visible.int() + on_diagonal.int()),
-            ("below-skipped", visible & (j >= below)),
-            ("below-short", visible & ((j < below - block_n) | (j >= below))),
-            ("first-block-skipped", visible & ((j >= block_n) | (j >= below))),
-        ]
-    else:
-        last = torch.full_like(first, n_keys - 1)
-    counts += [
-        ("first-block-skipped", visible & (j >= block_n)),
-        ("tail-dropped", visible & (j < n_keys // block_n * block_n)),
-        ("last-block-only", visible & (j >= last // block_n * block_n)),
-    ]
-    for cause, count in counts:
-        yield cause, weighted(scores, v, count)
-
-
 def loop_mistakes(head: Head, block_n: int) -> Iterator[tuple[str, torch.Tensor]]:
     """(cause, output) of the mistakes inside the loop over blocks of keys."""
     q, _, v, scores, visible, _, dtype = head
@@ -154,11 +103,8 @@ def loop_mistakes(head: Head, block_n: int) -> Iterator[tuple[str, torch.Tensor]
     rows = torch.arange(n_queries, device=q.device) % block_n  # here as BLOCK_M
     yield "q-not-advanced", weighted(scores[rows], v, visible)
 
-    n_zeros = -n_keys % block_n
-    padded = torch.nn.functional.pad(scores, (0, n_zeros))
-    visible = torch.nn.functional.pad(visible, (0, n_zeros), value=True)
-    v = torch.nn.functional.pad(v, (0, 0, 0, n_zeros))
-    yield "tail-keys", weighted(padded, v, visible)
+    scores, visible, v = with_tail(scores, visible, v, block_n, True)
+    yield "tail-keys", weighted(scores, v, visible)
 
 
 def output_mistakes(head: Head, inputs, batch: int, n_head: int) -> Iterator:
@@ -168,6 +114,12 @@ def output_mistakes(head: Head, inputs, batch: int, n_head: int) -> Iterator:
         yield from loop_mistakes(head, block_n)
         for block_m in BLOCKS:
             yield from counting_mistakes(head, block_m, block_n)
+            if head.is_causal:
+                yield from boundary_mistakes(head, block_m, block_n)
+    j = torch.arange(len(head.v), device=head.v.device)
+    for block_n in BLOCKS:  # last: with few keys, much else comes to the same
+        seen = head.visible & (j < len(j) // block_n * block_n)
+        yield "tail-dropped", weighted(head.scores, head.v, seen)
     root_d = math.sqrt(head.q.shape[1])
     for other in torch.cartesian_prod(*map(torch.arange, inputs[1].shape[:2])):
         b, h = other.tolist()

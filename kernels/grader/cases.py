@@ -29,6 +29,8 @@ class AttentionCase:
     way), or "shared" (one q for all heads, stride 0). A kernel that ignores a stride
     reads wrong values in these, but never memory outside the tensor.
     ``large_logits`` adds to the scores of a row a constant from −512 to 512.
+    ``own_key_counts`` makes the last key twice the last query, whose output it then
+    dominates: a kernel that misses this one key shows.
     """
 
     batch: int
@@ -39,6 +41,7 @@ class AttentionCase:
     is_causal: bool
     layout: str = "plain"
     large_logits: bool = False
+    own_key_counts: bool = False
 
     input_names: ClassVar = ("q", "k", "v")
     output_names: ClassVar = ("o",)
@@ -64,6 +67,8 @@ class AttentionCase:
             ramp = torch.linspace(-1, 1, self.n_queries, device=DEVICE)
             q[..., 0] = (16 * math.sqrt(self.head_dim) * ramp).to(dtype)
             k[..., 0] = 32
+        if self.own_key_counts:
+            k[..., -1, :] = 2 * q[..., -1, :]
         return self.laid_out(q, k, v)
 
     def laid_out(self, q, k, v) -> tuple:

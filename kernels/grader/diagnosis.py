@@ -12,12 +12,11 @@ import torch
 
 from kernels.grader.attempt import MARK
 from kernels.grader.attention_mistakes import (
-    Head,
     lse_mistakes,
     output_mistakes,
     true_lse,
-    weighted,
 )
+from kernels.grader.key_counts import Head, weighted
 from kernels.grader.row_sum_mistakes import row_sum_mistakes
 from kernels.reference import attention_mask
 
@@ -54,12 +53,21 @@ CAUSES = {
     "second phase start and end?",
     "diagonal-late": "the phase on the diagonal starts one block late",
     "diagonal-short": "the phase on the diagonal ends one block early",
-    "diagonal-unmasked": "the blocks on the diagonal are not masked",
+    "last-key-skipped": "the second phase ends one key early, and the last query can "
+    "miss its own: range leaves its end out",
+    "diagonal-unmasked": "the blocks on the diagonal are not masked: is the second "
+    "phase masked, and does the first end before them?",
     "diagonal-twice": "the blocks on the diagonal are added twice: the first phase has "
     "to end where the second starts",
     "below-skipped": "the blocks below the diagonal do not count: does the first phase "
     "run, and is its state carried on?",
     "below-short": "the phase below the diagonal ends one block early",
+    "below-rounded-up": "keys beyond the diagonal are counted: round the end of the "
+    "first phase down to whole blocks, not up",
+    "below-unrounded": "the first phase runs past its end, so some keys are counted "
+    "twice, others though hidden: round its end down to whole blocks",
+    "below-twice": "some keys are counted twice: the second phase has to start where "
+    "the first really ended",
     "last-block-only": "only the last block of keys counts: is m_i updated, and are "
     "l_i and acc carried on?",
     "not-normalised": "acc is not divided by l_i at the end",
@@ -77,6 +85,8 @@ CAUSES = {
     "left-zero": "these elements are zero: are they computed, and stored?",
     "strides": "the strides of an input or of the output",
     "precision": "rounding: compute in float32, and round once, at the end",
+    "not-finite": "NaN or infinity: are loads past the last element masked (0 * NaN is "
+    "NaN), and is -inf - (-inf) computed in a row that has seen no key?",
     # The log-sum-exp of problem 1.
     "lse-base-2": "lse is in base 2: multiply it by ln(2)",
     "lse-no-max": "lse lacks the running maximum: it is m_i + log(l_i)",
@@ -100,6 +110,14 @@ def diagnose(case, inputs: tuple, name: str, actual, wrong) -> str | None:
     (bool, same shape) where that is wrong.
     """
     values = actual[wrong]
+    cause = most_likely(case, inputs, name, actual, wrong, values)
+    if cause in (None, "precision") and not values.isfinite().all():
+        return "not-finite"
+    return cause
+
+
+def most_likely(case, inputs, name, actual, wrong, values) -> str | None:
+    """As ``diagnose``; ``values`` are the wrong ones. NaN and infinity may be left."""
     if (values == torch.tensor(MARK).to(values)).all():
         return "unwritten"
     if (values == 0).all():
@@ -128,7 +146,8 @@ def best_explanation(actual, truth, predictions) -> str | None:
     if best <= EXPLAINS:
         return next(cause for cause, value in misfits if value <= best * AS_GOOD)
     unit = truth.square().mean().sqrt()
-    return "precision" if distance(actual, truth, unit) < NEARLY else None
+    is_near = distance(actual, truth, unit) < NEARLY
+    return "precision" if is_near and (actual - truth).abs().max() < unit else None
 
 
 def misfit(actual, truth, prediction) -> float:

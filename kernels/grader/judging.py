@@ -79,7 +79,8 @@ def first_wrong(case, name: str, actual, answer, wrong, digits: int) -> str:
 def explain(cause: str | None) -> str:
     if cause is None:
         return "No classic mistake alone explains this output."
-    return f"Likely cause: {CAUSES[cause]}."
+    stop = "" if CAUSES[cause].endswith("?") else "."
+    return f"Likely cause: {CAUSES[cause]}{stop}"
 
 
 def judge_check(check: Check, fn, dtype, generator, time_limit, on_case) -> Verdict:

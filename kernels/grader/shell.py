@@ -12,7 +12,10 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 from pathlib import Path
+
+from tqdm import tqdm
 
 from kernels.grader import TIME_LIMIT, check_arguments
 from kernels.grader.attempt import OutOfTime, describe, limited
@@ -45,6 +48,8 @@ def grade_file(n: int, path: Path, strict: bool, small: bool, time_limit: float)
 
     A watchdog ends it, without a verdict, if the solution hangs beyond interruption.
     """
+    # A lock of tqdm's own choice would be left behind, with a warning, by a crash.
+    tqdm.set_lock(threading.RLock())
     nowhere = open(os.devnull, "w")  # noqa: SIM115 - stays open as long as the process
 
     def watchdog():
@@ -55,7 +60,7 @@ def grade_file(n: int, path: Path, strict: bool, small: bool, time_limit: float)
             solution = load_solution(path, PROBLEMS[n], time_limit)
             problem, fn = check_arguments(n, solution, time_limit)
         except (ImportError, TypeError) as error:
-            say(f"❌ P{n} Test Failed! - {path.name}: {error}")
+            say_failed(n, f"{path.name}: {error}")
             return Grade(n)
         return run(problem, fn, strict, small, time_limit, watchdog)
 
@@ -65,6 +70,11 @@ def grade_file(n: int, path: Path, strict: bool, small: bool, time_limit: float)
     finally:
         faulthandler.cancel_dump_traceback_later()
     sys.exit(PASSED if passed else FAILED)
+
+
+def say_failed(n: int, reason: str) -> None:
+    """The end of a report that cannot go on."""
+    say(f"❌ P{n} Test Failed! - {reason}\n\nP{n} failed.")
 
 
 def grade_in_child(*arguments) -> bool:
@@ -79,7 +89,7 @@ def grade_in_child(*arguments) -> bool:
         reason = "it hung beyond interruption, or see above"
         if status < 0:
             reason = f"{signal.Signals(-status).name}; is every load and store masked?"
-        say(f"❌ P{arguments[0]} Test Failed! - The solution's process ended: {reason}")
+        say_failed(arguments[0], f"The solution's process ended: {reason}")
     return status == PASSED
 
 

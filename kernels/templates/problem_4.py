@@ -33,7 +33,13 @@ def attend(
     #           b. Scores: tl.dot(q, tl.trans(k)) [BLOCK_M, BLOCK_N], times qk_scale.
     #           c. If IS_MASKED: the query at position p sees the keys j <= p, its own
     #              included. Set all other scores to −inf.
-    #           d. The update of m_i, l_i and acc, as in problem 3.
+    #           d. The update, as in problem 3. Exponents are in base 2:
+    #              m_new = max(m_i, largest score of each row)
+    #              p     = exp2(scores − m_new)
+    #              alpha = exp2(m_i − m_new)
+    #              l_i = l_i · alpha + row sums of p
+    #              acc = acc · alpha + p v     (p in v's dtype for the tl.dot)
+    #              m_i = m_new
     return m_i, l_i, acc
 
 
@@ -59,18 +65,23 @@ def causal_attention_kernel(
     K += batch * stride_kb + head * stride_kh
     V += batch * stride_vb + head * stride_vh
 
-    # TODO 2. offs_m and in_m; load q; start m_i, l_i and acc, as in problem 3. The
-    #         scale of the scores with log₂e in it: qk_scale.
+    # TODO 2. offs_m [BLOCK_M] and in_m, where offs_m < n_queries; load q [BLOCK_M,
+    #         HEAD_DIM] under in_m, with other=0.0. Start the state, in float32:
+    #         m_i [BLOCK_M] = −inf, l_i [BLOCK_M] = 0, acc [BLOCK_M, HEAD_DIM] = 0.
+    #         The scale of the scores, with log₂e in it because e^s = 2^(s · log₂e):
+    #         qk_scale = sm_scale · 1.4426950408889634.
     # TODO 3. position [BLOCK_M]: query i stands at i + n_keys − n_queries among the
     #         keys (which is i itself if there are as many keys as queries).
     # TODO 4. Where does the first phase end? n_below: the keys 0 … n_below − 1 are seen
     #         by *every* query of this program, so by its first one. Round it down to
     #         whole blocks of BLOCK_N keys; the rest is left to the second phase.
     # TODO 5. Where does the second phase end? n_seen: keys from n_seen on are seen by
-    #         *no* query of this program, not by its last one. There are n_keys at most.
+    #         *no* query of this program, not even by its last one. There are n_keys at
+    #         most.
     # TODO 6. Call attend twice: from 0 to n_below with IS_MASKED=False, and from
     #         n_below to n_seen with IS_MASKED=True.
-    # TODO 7. Divide acc by l_i and store it, as in problem 3, with o's own strides.
+    # TODO 7. Divide acc by l_i and store it in o's dtype (O.dtype.element_ty), under
+    #         in_m, with o's own strides.
 
 
 def flash_attention_forward(

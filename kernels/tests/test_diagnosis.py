@@ -25,6 +25,13 @@ V_STUCK = (V_PTRS, "v_ptrs = V + (offs_n - start_n)[:, None]")
 K_FROM_V = (K_PTRS, "k_ptrs = V + offs_n[:, None]")
 V_FROM_K = (V_PTRS, "v_ptrs = K + offs_n[:, None]")
 M_NEW = "m_new = tl.maximum(m_i, tl.max(qk, 1))"
+WIDE = ("BLOCK_M, BLOCK_N = 64, 32", "BLOCK_M, BLOCK_N = 64, 128")
+WIDE_MASK = ("offs_n[:, None] < n_keys", "offs_n[:, None] < n_keys + BLOCK_N")
+NAN_BEHIND = (
+    "o = torch.empty_like(q)",
+    "o = torch.empty_like(q)\n    pad = torch.nn.functional.pad\n"
+    "    k, v = (pad(x, (0, 0, 0, 64), value=torch.nan)[:, :, :-64] for x in (k, v))",
+)
 ALPHA_ACC = ("acc * alpha[:, None]", "acc")
 ALPHA_L = ("l_i * alpha", "l_i")
 
@@ -89,6 +96,14 @@ MISTAKES = [
     (4, "diagonal-short", [(PHASE_2, "n_below, n_seen - BLOCK_N, position")]),
     (4, "diagonal-unmasked", [("BLOCK_N, True", "BLOCK_N, False")]),
     (4, "diagonal-twice", [(PHASE_1, "0, n_seen, position")]),
+    (4, "last-key-skipped", [(SEEN, SEEN.replace("BLOCK_M", "BLOCK_M - 1"))]),
+    (4, "below-rounded-up", [
+        (BELOW, "n_below = (first + BLOCK_N) // BLOCK_N * BLOCK_N"),
+    ]),
+    (4, "below-unrounded", [(BELOW, "n_below = first"), WIDE]),
+    (4, "below-unrounded", [(BELOW, "n_below = first + 1")]),
+    (4, "below-unrounded", [(PHASE_1, "0, first + 1, position")]),
+    (4, "below-twice", [(PHASE_2, "0, n_seen, position")]),
     (4, "below-skipped", [(PHASE_1, "0, 0, position")]),
     (4, "below-short", [(PHASE_1, "0, n_below - BLOCK_N, position")]),
     (4, "first-block-skipped", [(PHASE_1, "BLOCK_N, n_below, position")]),
@@ -109,6 +124,10 @@ MISTAKES = [
     ]),
     (4, "other-head", [("head * stride_oh", "(1 - head) * stride_oh")]),
     (4, "unwritten", [("triton.cdiv(n_queries, BLOCK_M)", "n_queries // BLOCK_M - 1")]),
+    (4, "not-finite", [
+        WIDE_MASK, NAN_BEHIND,
+        (SEEN, "n_seen = first + BLOCK_M"),
+    ]),
     (4, "left-zero", [("+ tl.dot(p.to(v.dtype), v)", "")]),
     (4, "strides", [(K_STRIDES, V_STRIDES)]),
 ]  # fmt: skip
@@ -121,6 +140,8 @@ SEEN_BY = {
     "tail-dropped": "odd lengths",
     "strides": "strided inputs",
     "mask-start": "unequal lengths",
+    "last-key-skipped": "unequal lengths",
+    "not-finite": "odd lengths",
     "max-missing": "large logits",
     "max-units": "large logits",
 }
@@ -143,6 +164,23 @@ def test_names_the_planted_mistake(tmp_path, monkeypatch, capsys, n, cause, chan
     assert not result
     assert result.cause == cause, report
     assert CAUSES[cause] in report or cause == "strides"
+    assert "?." not in report
+
+
+@pytest.mark.parametrize(
+    "block_m, block_n", [(16, 16), (16, 128), (128, 16), (128, 128)]
+)
+def test_a_last_key_left_out_shows(tmp_path, monkeypatch, capsys, block_m, block_n):
+    check = next(c for c in PROBLEMS[4].checks if c.name == "unequal lengths")
+    checks = (replace(check, cases=check.cases[-1:]),)
+    monkeypatch.setitem(
+        PROBLEMS, 4, replace(PROBLEMS[4], small_cases=(), checks=checks)
+    )
+    blocks = ("BLOCK_M, BLOCK_N = 64, 32", f"BLOCK_M, BLOCK_N = {block_m}, {block_n}")
+    early = (SEEN, SEEN.replace("BLOCK_M", "BLOCK_M - 1"))
+    assert grade(4, plant(tmp_path, 4, blocks), strict=True, small=True)
+    assert not grade(4, plant(tmp_path, 4, blocks, early), strict=True, small=True)
+    assert CAUSES["last-key-skipped"] in capsys.readouterr().out
 
 
 def test_every_cause_is_planted():
