@@ -114,13 +114,21 @@ def describe(error: BaseException, files: set[str]) -> str:
         for frame in traceback.extract_tb(link.__traceback__):
             if frame.filename in files:
                 place = f" (line {frame.lineno}: `{frame.line}`)"
-    while type(error).__name__ == "InterpreterError" and error.__cause__:
-        error = error.__cause__  # Triton's interpreter wraps what went wrong
+    while error.__cause__ and is_wrapper(error):
+        error = error.__cause__
     source, node = getattr(error, "src", None), getattr(error, "node", None)
     if source and hasattr(node, "lineno"):  # Triton's compiler names the kernel's line
         place = f" (at `{source.splitlines()[node.lineno - 1].strip()}`)"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return ": ".join([type(error).__name__, *lines[-1:]]) + place
+
+
+def is_wrapper(error: BaseException) -> bool:
+    """Triton's interpreter wraps what went wrong; its compiler, once for each call of
+    a jitted function by another.
+    """
+    name, inner = type(error).__name__, type(error.__cause__).__name__
+    return name == "InterpreterError" or name == inner == "CompilationError"
 
 
 def causes(error: BaseException | None):

@@ -203,6 +203,9 @@ def test_a_compilation_error_quotes_its_line():
     error = CompilationError("def kernel():\n    x = y\n", Node, "y is not defined")
     said = "CompilationError: y is not defined (at `x = y`)"
     assert describe(error, set()) == said
+    caller = CompilationError("def caller():\n    kernel()\n", Node, None)
+    caller.__cause__ = error  # a jitted function that calls the other
+    assert describe(caller, set()) == said
 
 
 def test_a_hang_is_interrupted(tmp_path, capsys):
@@ -272,7 +275,7 @@ def test_an_abort_leaves_a_whole_report_and_no_warning(tmp_path):
     path.write_text(
         "def weighted_row_sum_forward(x, w):\n    __import__('os').abort()\n"
     )
-    command = [sys.executable, "-m", "kernels.grader", "2", path]
+    command = [sys.executable, "-m", "kernels.grader", "2", path, "--small"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1 and done.stderr == ""
     reason = "The solution's process ended: SIGABRT; is every load and store masked?"
