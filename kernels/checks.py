@@ -49,6 +49,11 @@ def check_runs_here(name: str, value: torch.Tensor) -> None:
             f"{name} is on {value.device}; the kernels run on {DEVICE!r} here "
             "(kernels.DEVICE)"
         )
+    if DEVICE == "cuda" and value.device.index != torch.cuda.current_device():
+        raise ValueError(
+            f"{name} is on {value.device}; the kernels run on the current device, "
+            f"cuda:{torch.cuda.current_device()} (torch.cuda.device changes it)"
+        )
     if value.dtype == torch.bfloat16 and INTERPRETED:
         raise TypeError(
             f"{name} is torch.bfloat16, which Triton's interpreter computes wrongly; "
