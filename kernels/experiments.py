@@ -5,54 +5,22 @@ so that a longer sequence means fewer of them. FLOPs of attention are 4·N²·d 
 half of that if causal, whatever a kernel really computes.
 """
 
-import importlib.util
 import math
-from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import torch
-import torch.nn.functional as F
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
 from kernels import first_kernels as first
-from kernels.attention import flash_attention_forward
 from kernels.benchmark import peak_bytes, summarise, time_in_turn
 from kernels.causal_one_phase import one_phase_attention
+from kernels.peers import peers
 from kernels.reference import naive_attention, reference_attention
+from kernels.tests.solutions import seed_problem_4
 
 TOKENS, COLUMNS = 16384, 2048
 LENGTHS = [512, 1024, 2048, 4096, 8192, 16384]
 SEED_SHAPES = [(1, 8, 512), (1, 8, 1024), (1, 16, 2048), (1, 16, 4096)]  # head dim 16
-SEED_SOLUTION = Path(__file__).parent / "tests" / "solutions" / "seed_problem_4.py"
-
-
-def sdpa(backend: SDPBackend, is_causal: bool) -> Callable:
-    """PyTorch's attention by one named backend; its own choice is not its fastest."""
-
-    def attention(q, k, v):
-        with sdpa_kernel(backend):
-            return F.scaled_dot_product_attention(q, k, v, is_causal=is_causal)
-
-    return attention
-
-
-def peers(is_causal: bool) -> dict[str, Callable]:
-    return {
-        "ours": lambda q, k, v: flash_attention_forward(q, k, v, is_causal),
-        "naive": lambda q, k, v: naive_attention(q, k, v, is_causal),
-        "SDPA FlashAttention-2": sdpa(SDPBackend.FLASH_ATTENTION, is_causal),
-        "SDPA cuDNN": sdpa(SDPBackend.CUDNN_ATTENTION, is_causal),
-    }
-
-
-def seed_kernel() -> Callable:
-    """The kernel that the assignment came with, as handed out."""
-    spec = importlib.util.spec_from_file_location("seed_problem_4", SEED_SOLUTION)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.flash_attention_forward
 
 
 def attention_rows(functions: dict, batch, heads, length, head_dim, is_causal) -> list:
@@ -110,7 +78,7 @@ def causal() -> dict:
         "one phase, every block": lambda q, k, v: one_phase_attention(q, k, v, False),
         "one phase, no block above": lambda q, k, v: one_phase_attention(q, k, v, True),
     }
-    seed = {"seed": seed_kernel()}
+    seed = {"seed": seed_problem_4.flash_attention_forward}
     rows = []
     for shape in tqdm(attention_shapes(), desc="causal"):
         rows += attention_rows(functions | one_phase, *shape, is_causal=True)

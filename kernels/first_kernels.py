@@ -5,9 +5,7 @@
     matmul              c_ij = Σ_k a_ik b_kj
     weighted_row_sum    y_i = Σ_j x_ij w_j                       problem 2
 
-Each kernel is one program's work; the function below it checks the arguments and
-launches as many programs as the shape needs. The first three follow Triton's tutorials
-01 to 03 (Tillet, Kung and Cox, 2019), with strides for every axis and int64 offsets.
+The first three follow Triton's tutorials 01 to 03 (Tillet, Kung and Cox, 2019).
 """
 
 import torch

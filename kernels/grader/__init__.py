@@ -11,11 +11,11 @@ few small float16 cases take the place of the series' and nothing is timed; what
 printed for those is the same on every machine.
 
 The modules, from the inside out: ``cases`` and ``problems`` say what is asked;
-``attempt`` calls a solution and survives it; ``diagnosis`` guesses a mistake from the
-wrong output, with the models of ``attention_mistakes``, ``key_counts`` and
-``row_sum_mistakes``;
-``judging`` puts these together for one case and ``grading`` for a problem, with
-``timing``; ``shell`` is the command.
+``attempt`` calls a solution and survives it, and ``errors`` puts what it raised into a
+line; ``diagnosis`` guesses a mistake from the wrong output, with the models of
+``attention_mistakes``, ``key_counts`` and ``row_sum_mistakes``; ``judging`` puts these
+together for one case and ``grading`` for a problem, with ``timing``; ``shell`` is the
+command.
 """
 
 from kernels.grader.grading import Grade, run

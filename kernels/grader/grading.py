@@ -7,7 +7,7 @@ import torch
 from tqdm import tqdm
 
 from kernels.device import DEVICE, tensor_core_dtype
-from kernels.grader.attempt import describe, source_files
+from kernels.grader.errors import describe, source_files
 from kernels.grader.judging import Verdict, judge, judge_check
 from kernels.grader.problems import Problem
 from kernels.grader.timing import RUNS, benchmark

@@ -18,7 +18,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from kernels.grader import TIME_LIMIT, check_arguments
-from kernels.grader.attempt import OutOfTime, describe, limited
+from kernels.grader.attempt import OutOfTime, limited
+from kernels.grader.errors import describe
 from kernels.grader.grading import Grade, run, say
 from kernels.grader.problems import PROBLEMS, Problem
 

@@ -13,7 +13,7 @@ from triton.compiler.errors import CompilationError
 from kernels import DEVICE, flash_attention_forward, grade
 from kernels.first_kernels import weighted_row_sum_forward
 from kernels.grader import timing
-from kernels.grader.attempt import describe
+from kernels.grader.errors import describe
 from kernels.grader.problems import PROBLEMS
 from kernels.grader.shell import grade_file, main
 from kernels.reference import reference_attention
