@@ -1,10 +1,9 @@
-"""The public call: check the arguments, then launch the kernel that fits."""
+"""The public call: check the arguments, then launch the kernel."""
 
 import torch
 
-from kernels.causal_attention import causal_attention
-from kernels.checks import check_attention
-from kernels.full_attention import full_attention
+from kernels.checks import check_attention, check_mask, check_per_head, check_softcap
+from kernels.model_attention import model_attention
 
 
 def flash_attention_forward(
@@ -12,28 +11,55 @@ def flash_attention_forward(
     k: torch.Tensor,
     v: torch.Tensor,
     is_causal: bool = True,
+    window_size: int | None = None,
+    sink_size: int | None = None,
+    *,
+    sinks: torch.Tensor | None = None,
+    softcap: float | None = None,
+    alibi_slopes: torch.Tensor | None = None,
     return_lse: bool = False,
 ):
-    """Attention by the book's kernels: softmax(Q Kᵀ / √d + mask) V.
+    """Attention by the book's kernel: softmax(Q Kᵀ / √d + mask) V.
 
     Parameters
     ----------
     q : (B, H, N_q, d), float16, bfloat16 (not under the interpreter) or float32, on
         ``kernels.DEVICE``, with any strides. d is 16 to 256; any length from 1 up.
-    k, v : (B, H, N_k, d), same dtype and device.
-    is_causal : query i sees the keys j ≤ i + N_k − N_q (aligned at the end).
+    k, v : (B, H_kv, N_k, d), same dtype and device. H_kv divides H: query head h reads
+        K/V head h // (H / H_kv).
+    is_causal : the query at position p = i + N_k − N_q sees the keys j ≤ p (aligned
+        at the end).
+    window_size : w, at least 1: of these it sees only the last w, p − w < j.
+    sink_size : s, with a window: it sees the first s keys as well, j < s and j ≤ p.
+    sinks : (H,), any floating dtype: a learned logit a head, one more term exp(sink)
+        of the denominator, neither scaled nor capped; it has no value.
+    softcap : c turns each score s = q·k/√d into c·tanh(s / c).
+    alibi_slopes : (H,), any floating dtype: slope·|p − j| is then taken from it.
     return_lse : also return the log-sum-exp of each row's scores.
 
     Returns
     -------
     o : (B, H, N_q, d) in q's dtype. A row that sees no key gives zeros.
-    lse : (B, H, N_q), float32, natural logarithm; −inf for a row that sees no key.
+    lse : (B, H, N_q), float32, natural logarithm; −inf for a row that sees no key,
+        or its sink if it has one.
 
     Raises
     ------
     TypeError, ValueError : naming the argument, what was given and what is allowed.
     """
     check_attention(q, k, v)
-    attention = causal_attention if is_causal else full_attention
-    o, lse = attention(q, k, v)
+    check_mask(is_causal, window_size, sink_size)
+    if sinks is not None:
+        check_per_head("sinks", sinks, q)
+        sinks = sinks.contiguous()
+    if alibi_slopes is not None:
+        check_per_head("alibi_slopes", alibi_slopes, q)
+        alibi_slopes = alibi_slopes.contiguous()
+    if softcap is not None:
+        check_softcap(softcap)
+    if window_size is not None and window_size >= k.shape[2]:  # it hides nothing
+        window_size = sink_size = None
+    o, lse = model_attention(
+        q, k, v, is_causal, window_size, sink_size, sinks, softcap, alibi_slopes
+    )
     return (o, lse) if return_lse else o

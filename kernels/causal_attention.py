@@ -49,9 +49,10 @@ def attend(
         skipped = tl.cast(start_n, tl.int64)
         k = load_tile(k_ptrs + skipped * stride_kn, in_n, in_d, LOAD_MASKED)
         v = load_tile(v_ptrs + skipped * stride_vn, in_n, in_d, LOAD_MASKED)
+        qk = tl.dot(q, k.T, input_precision="ieee")  # [BLOCK_M, BLOCK_N], float32
         visible = position[:, None] >= offs_n[None, :]
         m_i, l_i, acc = online_softmax_step(
-            m_i, l_i, acc, q, k, v, qk_scale, visible, IS_MASKED
+            m_i, l_i, acc, qk, v, qk_scale, visible, IS_MASKED
         )
     return m_i, l_i, acc
 

@@ -3,6 +3,8 @@
 Each error names the argument, what was given and what is allowed.
 """
 
+import math
+
 import torch
 
 from kernels.device import DEVICE, INTERPRETED, tensor_core_dtype
@@ -66,8 +68,62 @@ def check_runs_here(name: str, value: torch.Tensor) -> None:
         )
 
 
+def check_size(name: str, value: object, least: int) -> None:
+    """Raise unless ``value`` is an int of at least ``least``."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an int or None, not {value!r}")
+    if value < least:
+        raise ValueError(f"{name} is {value}; it must be at least {least}")
+
+
+def check_mask(is_causal: bool, window_size: object, sink_size: object) -> None:
+    """Raise unless the three go together: a window is causal, sinks need a window."""
+    if window_size is not None:
+        check_size("window_size", window_size, least=1)
+        if not is_causal:
+            raise ValueError(f"window_size={window_size} needs is_causal=True")
+    if sink_size is not None:
+        check_size("sink_size", sink_size, least=0)
+        if window_size is None:
+            raise ValueError(f"sink_size={sink_size} needs a window_size")
+
+
+def check_per_head(name: str, value: object, q: torch.Tensor) -> None:
+    """Raise unless ``value`` holds one floating number for each of q's heads."""
+    check_tensor(name, value, ndim=1)
+    if len(value) != q.shape[1]:
+        raise ValueError(
+            f"{name} has {len(value)} elements; q has {q.shape[1]} heads, and each "
+            "needs one"
+        )
+    if not value.is_floating_point():
+        raise TypeError(f"{name} is {value.dtype}; it must be of a floating dtype")
+    if value.device != q.device:
+        raise ValueError(
+            f"{name} is on {value.device}; it must be on q's device, {q.device}"
+        )
+    check_no_gradient(name, value)
+
+
+def check_softcap(softcap: object) -> None:
+    """Raise unless ``softcap`` is a positive, finite number."""
+    if isinstance(softcap, bool) or not isinstance(softcap, int | float):
+        raise TypeError(f"softcap must be a number or None, not {softcap!r}")
+    if not 0 < softcap < math.inf:
+        raise ValueError(f"softcap is {softcap}; it must be positive and finite")
+
+
+def check_no_gradient(name: str, value: torch.Tensor) -> None:
+    """Raise if autograd would expect a gradient through the call."""
+    if value.requires_grad and torch.is_grad_enabled():
+        raise ValueError(
+            f"{name} requires a gradient, but this is a forward pass alone; "
+            "call it under torch.no_grad() or pass detached tensors"
+        )
+
+
 def check_attention(q: object, k: object, v: object) -> None:
-    """Raise unless q, k, v fit together: (B, H, N_q, d), (B, H, N_k, d) twice."""
+    """Raise unless q, k, v fit together: (B, H, N_q, d), (B, H_kv, N_k, d) twice."""
     for name, value in (("q", q), ("k", k), ("v", v)):
         check_tensor(name, value, ndim=4)
     batch, n_heads, _, head_dim = q.shape
@@ -78,11 +134,16 @@ def check_attention(q: object, k: object, v: object) -> None:
     for axis, size in (("batch", batch), ("heads", n_heads)):
         if size > MAX_GRID:
             raise ValueError(f"q has {axis} {size}; at most {MAX_GRID} are allowed")
-    expected = (batch, n_heads, k.shape[2], head_dim)
-    if tuple(k.shape) != expected:
+    n_kv_heads = k.shape[1]
+    if tuple(k.shape) != (batch, n_kv_heads, k.shape[2], head_dim):
         raise ValueError(
             f"k has shape {tuple(k.shape)}; with q of shape {tuple(q.shape)} it must "
-            f"be ({batch}, {n_heads}, any length, {head_dim})"
+            f"be ({batch}, heads, any length, {head_dim})"
+        )
+    if n_heads % n_kv_heads:
+        raise ValueError(
+            f"k has {n_kv_heads} heads, which do not divide q's {n_heads} heads; "
+            "each K/V head serves a group of query heads, all of one size"
         )
     if v.shape != k.shape:
         raise ValueError(
@@ -92,8 +153,4 @@ def check_attention(q: object, k: object, v: object) -> None:
     check_same("k", k, "q", q)
     check_same("v", v, "q", q)
     for name, value in (("q", q), ("k", k), ("v", v)):
-        if value.requires_grad and torch.is_grad_enabled():
-            raise ValueError(
-                f"{name} requires a gradient, but this is a forward pass alone; "
-                "call it under torch.no_grad() or pass detached tensors"
-            )
+        check_no_gradient(name, value)

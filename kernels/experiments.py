@@ -12,48 +12,17 @@ import torch
 from tqdm import tqdm
 
 from kernels import first_kernels as first
+from kernels.attention_rows import Shape, attention_rows
 from kernels.benchmark import peak_bytes, summarise, time_in_turn
 from kernels.causal_one_phase import one_phase_attention
+from kernels.model_experiments import MODEL_EXPERIMENTS
 from kernels.peers import peers
-from kernels.reference import naive_attention, reference_attention
+from kernels.reference import naive_attention
 from kernels.tests.solutions import seed_problem_4
 
 TOKENS, COLUMNS = 16384, 2048
 LENGTHS = [512, 1024, 2048, 4096, 8192, 16384]
 SEED_SHAPES = [(1, 8, 512), (1, 8, 1024), (1, 16, 2048), (1, 16, 4096)]  # head dim 16
-
-
-def attention_rows(functions: dict, batch, heads, length, head_dim, is_causal) -> list:
-    """Check, time and weigh attention functions on one set of random inputs."""
-    q, k, v = (
-        torch.randn(batch, heads, length, head_dim, device="cuda", dtype=torch.bfloat16)
-        for _ in range(3)
-    )
-    one = (slice(0, 1), slice(0, 1))
-    expected = reference_attention(
-        q[one].float(), k[one].float(), v[one].float(), is_causal
-    )
-    shape = {
-        "direction": "forward", "batch": batch, "heads": heads, "kv_heads": heads,
-        "length": length, "head_dim": head_dim, "is_causal": is_causal,
-        "window_size": None, "dtype": "bfloat16",
-    }  # fmt: skip
-    flops = 4 * batch * heads * length**2 * head_dim / (2 if is_causal else 1)
-    rows, right = [], {}
-    for name, function in functions.items():
-        try:
-            error = (function(q, k, v)[one].float() - expected).abs().max().item()
-            if not error < 2e-2:
-                raise ArithmeticError(f"wrong by {error}")
-            right[name] = lambda function=function: function(q, k, v)
-        except (RuntimeError, ArithmeticError) as failure:  # named in the file
-            rows.append({"kernel": name, **shape, "ms": None, "error": str(failure)})
-    for name, samples in time_in_turn(right).items():
-        row = {"kernel": name, **shape, **summarise(samples)}
-        row["tflops"] = round(flops / row["ms"] / 1e9, 2)
-        row["peak_bytes"] = peak_bytes(right[name])
-        rows.append(row)
-    return rows
 
 
 def attention_shapes() -> list[tuple[int, int, int, int]]:
@@ -68,7 +37,7 @@ def attention_shapes() -> list[tuple[int, int, int, int]]:
 def full() -> dict:
     rows = []
     for shape in tqdm(attention_shapes(), desc="full"):
-        rows += attention_rows(peers(is_causal=False), *shape, is_causal=False)
+        rows += attention_rows(peers(is_causal=False), Shape(*shape, is_causal=False))
     return {"rows": rows}
 
 
@@ -81,9 +50,9 @@ def causal() -> dict:
     seed = {"seed": seed_problem_4.flash_attention_forward}
     rows = []
     for shape in tqdm(attention_shapes(), desc="causal"):
-        rows += attention_rows(functions | one_phase, *shape, is_causal=True)
+        rows += attention_rows(functions | one_phase, Shape(*shape))
     for shape in tqdm(SEED_SHAPES, desc="causal, the seed's shapes"):
-        rows += attention_rows(functions | seed, *shape, 16, is_causal=True)
+        rows += attention_rows(functions | seed, Shape(*shape, 16))
     return {"rows": rows}
 
 
@@ -191,4 +160,4 @@ EXPERIMENTS = {
     "first_kernels": (["first_kernels"], first_kernels),
     "full": ([*_STEP, "full_attention", "reference"], full),
     "causal": ([*_STEP, "causal_attention", "causal_one_phase", "reference"], causal),
-}
+} | MODEL_EXPERIMENTS

@@ -49,8 +49,9 @@ def full_attention_kernel(
         skipped = tl.cast(start_n, tl.int64)
         k = load_tile(k_ptrs + skipped * stride_k[2], in_n, in_d, LOAD_MASKED)
         v = load_tile(v_ptrs + skipped * stride_v[2], in_n, in_d, LOAD_MASKED)
+        qk = tl.dot(q, k.T, input_precision="ieee")  # [BLOCK_M, BLOCK_N], float32
         m_i, l_i, acc = online_softmax_step(
-            m_i, l_i, acc, q, k, v, sm_scale * LOG2_E, in_n[None, :], HAS_TAIL
+            m_i, l_i, acc, qk, v, sm_scale * LOG2_E, in_n[None, :], HAS_TAIL
         )
     o, lse = finish(m_i, l_i, acc)
 

@@ -11,6 +11,8 @@ import math
 
 import torch
 
+from kernels.checks import check_mask
+
 
 def attention_mask(
     n_queries: int,
@@ -27,16 +29,9 @@ def attention_mask(
     p − w < j; the first ``sink_size`` keys stay visible whatever the window is.
 
     Raises ValueError for a window without causality, sinks without a window, and
-    sizes out of range.
+    sizes out of range, TypeError for sizes that are no int.
     """
-    if window_size is not None and not is_causal:
-        raise ValueError(f"window_size={window_size} needs is_causal=True")
-    if window_size is not None and window_size < 1:
-        raise ValueError(f"window_size is {window_size}; it must be at least 1")
-    if sink_size is not None and window_size is None:
-        raise ValueError(f"sink_size={sink_size} needs a window_size")
-    if sink_size is not None and sink_size < 0:
-        raise ValueError(f"sink_size is {sink_size}; it must be at least 0")
+    check_mask(is_causal, window_size, sink_size)
     position = torch.arange(n_queries, device=device)[:, None] + n_keys - n_queries
     key = torch.arange(n_keys, device=device)[None, :]
     if not is_causal:
@@ -56,6 +51,8 @@ def reference_attention(
     window_size: int | None = None,
     sink_size: int | None = None,
     sinks: torch.Tensor | None = None,
+    softcap: float | None = None,
+    alibi_slopes: torch.Tensor | None = None,
     return_lse: bool = False,
 ):
     """softmax(Q Kᵀ / √d) V with every option of the book.
@@ -67,7 +64,9 @@ def reference_attention(
         h // (H / H_kv).
     is_causal, window_size, sink_size : see ``attention_mask``.
     sinks : (H,), one learned logit a head: a term of the denominator, with no
-        value.
+        value, neither scaled nor capped.
+    softcap : c turns each score s into c·tanh(s / c).
+    alibi_slopes : (H,), then taken from each score times the distance |p − j|.
     return_lse : also return the log-sum-exp of each row.
 
     Returns
@@ -87,8 +86,15 @@ def reference_attention(
     v = v.repeat_interleave(n_heads // n_kv_heads, dim=1)
     scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
     scores = scores.to(torch.promote_types(q.dtype, torch.float32))
+    n_queries, n_keys = scores.shape[-2:]
+    if softcap is not None:
+        scores = softcap * torch.tanh(scores / softcap)
+    if alibi_slopes is not None:
+        position = torch.arange(n_queries, device=q.device) + n_keys - n_queries
+        distance = position[:, None] - torch.arange(n_keys, device=q.device)
+        scores = scores - alibi_slopes.to(scores.dtype)[:, None, None] * distance.abs()
     visible = attention_mask(
-        q.shape[2], k.shape[2], is_causal, window_size, sink_size, q.device
+        n_queries, n_keys, is_causal, window_size, sink_size, q.device
     )
     scores = scores.masked_fill(~visible, -math.inf)
     lse = torch.logsumexp(scores, dim=-1)
@@ -102,16 +108,27 @@ def reference_attention(
 
 
 def naive_attention(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, is_causal: bool = False
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    is_causal: bool = False,
+    window_size: int | None = None,
+    sink_size: int | None = None,
 ) -> torch.Tensor:
     """The three textbook steps, each a pass over an (N_q, N_k) matrix in memory.
 
-    q (B, H, N_q, d) and k, v (B, H, N_k, d) of one dtype; returns (B, H, N_q, d)
-    in it.
+    q (B, H, N_q, d) and k, v (B, H_kv, N_k, d) of one dtype, where H_kv divides H;
+    returns (B, H, N_q, d) in it. Grouped heads of K and V are copied out first.
+    ``window_size`` and ``sink_size``: see ``attention_mask``.
     """
+    group = q.shape[1] // k.shape[1]
+    if group > 1:
+        k, v = (x.repeat_interleave(group, dim=1) for x in (k, v))
     scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
     if is_causal:
-        visible = attention_mask(q.shape[2], k.shape[2], True, device=q.device)
+        visible = attention_mask(
+            q.shape[2], k.shape[2], True, window_size, sink_size, q.device
+        )
         scores.masked_fill_(~visible, -math.inf)
     weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(q.dtype)
     return weights @ v

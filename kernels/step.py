@@ -6,10 +6,10 @@ A program holds BLOCK_M query rows and the running state of their softmax,
     l_i [BLOCK_M]           the sum of 2^(score − m_i) so far
     acc [BLOCK_M, BLOCK_D]  the same sum with each term times its row of V
 
-and ``online_softmax_step`` takes it past one block of keys: the inner loop of
-FlashAttention-2 (Dao, 2023, algorithm 1). Scores are kept in base 2, so that exp
-becomes exp2, which the hardware has: e^s = 2^(s · log₂e), and the factor log₂e goes
-into ``qk_scale`` = log₂e / √d.
+and ``online_softmax_step`` takes it past one block of keys, once their scores are
+there: the inner loop of FlashAttention-2 (Dao, 2023, algorithm 1). Scores are kept in
+base 2, so that exp becomes exp2, which the hardware has: e^s = 2^(s · log₂e), and the
+factor log₂e goes into ``qk_scale`` = log₂e / √d.
 """
 
 import triton
@@ -39,15 +39,15 @@ def load_tile(ptrs, row_inside, col_inside, IS_MASKED: tl.constexpr):
 
 @triton.jit
 def online_softmax_step(
-    m_i, l_i, acc, q, k, v, qk_scale, visible, IS_MASKED: tl.constexpr
+    m_i, l_i, acc, qk, v, qk_scale, visible, IS_MASKED: tl.constexpr
 ):
     """Take the state (m_i, l_i, acc) past one block of keys.
 
-    q [BLOCK_M, BLOCK_D], k and v [BLOCK_N, BLOCK_D], all in the inputs' dtype.
-    If IS_MASKED, only the scores where ``visible`` [BLOCK_M, BLOCK_N] holds
-    count; otherwise all do, and ``visible`` costs nothing.
+    qk [BLOCK_M, BLOCK_N], float32, are the products of the queries with these keys,
+    and v [BLOCK_N, BLOCK_D] the values. If IS_MASKED, only the scores where
+    ``visible`` [BLOCK_M, BLOCK_N] holds count; otherwise all do, and ``visible``
+    costs nothing.
     """
-    qk = tl.dot(q, k.T, input_precision="ieee")  # [BLOCK_M, BLOCK_N], float32
     if IS_MASKED:
         qk = tl.where(visible, qk, -float("inf"))
     m_new = tl.maximum(m_i, tl.max(qk, 1) * qk_scale)

@@ -26,18 +26,24 @@ class Tiles(NamedTuple):
 
 
 @cache
-def choose_tiles(head_dim: int, itemsize: int, shared_memory: int) -> Tiles:
+def choose_tiles(
+    head_dim: int, itemsize: int, shared_memory: int, in_pairs: bool = False
+) -> Tiles:
     """The fastest size, or the first of some smaller ones that fits the card.
 
     BLOCK_D is the head dim rounded up to a power of two; the columns in excess are
     masked. ``itemsize`` is the dtype's size in bytes and ``shared_memory`` the card's
-    limit for one program. "Fastest" is of those tried, on an H200.
+    limit for one program. ``in_pairs``: small tiles, of which a multiprocessor runs two
+    at once; where a loop is short, or its scores take long to make, each fills the
+    other's gaps. "Fastest" is of those tried, on an H200.
     """
     block_d = max(16, triton.next_power_of_2(head_dim))
     if itemsize == 4 or shared_memory <= 64 * 1024:
         # Products on the ordinary cores, whose operands wait in registers: float32
         # everywhere, and all of Turing, whose tensor cores Triton leaves unused.
         fastest = (32, 32, 4, 2) if block_d <= 64 else (32, 16, 4, 2)
+    elif in_pairs and block_d <= 128:
+        fastest = (64, 64, 4, 3)
     elif block_d <= 32:
         fastest = (64, 128, 4, 3)
     elif block_d == 64:
