@@ -10,12 +10,13 @@ plain PyTorch, as in the course's autograder. Without a GPU, or with ``small=Tru
 few small float16 cases take the place of the series' and nothing is timed; what is
 printed for those is the same on every machine.
 
-The modules, from the inside out: ``cases`` and ``problems`` say what is asked;
-``attempt`` calls a solution and survives it, and ``errors`` puts what it raised into a
-line; ``diagnosis`` guesses a mistake from the wrong output, with the models of
-``attention_mistakes``, ``key_counts`` and ``row_sum_mistakes``; ``judging`` puts these
-together for one case and ``grading`` for a problem, with ``timing``; ``shell`` is the
-command.
+The modules, from the inside out: ``cases``, ``grouped_case`` and ``row_sum_case`` make
+one call of a solution, and ``problems`` and ``beyond`` say which are asked; ``attempt``
+makes the call and survives it, and ``errors`` puts what it raised into a line;
+``diagnosis`` guesses a mistake from the wrong output, among ``causes``, with the models
+of ``attention_mistakes``, ``key_counts``, ``window_mistakes``, ``head_mistakes`` and
+``row_sum_mistakes``; ``judging`` puts these together for one case and ``grading`` for a
+problem, with ``timing``; ``shell`` is the command.
 """
 
 from kernels.grader.grading import Grade, run
@@ -38,7 +39,8 @@ def grade(
     n : the problem's number, a key of ``problems.PROBLEMS``.
     fn : what the problem's solution file defines: ``FlashAttention2Function`` (the
         class or its ``apply``) for problem 1, ``weighted_row_sum_forward(x, w)`` for 2,
-        ``flash_attention_forward(q, k, v, is_causal=...)`` for 3 and 4.
+        ``flash_attention_forward(q, k, v, is_causal=...)`` for 3 to 5, with
+        ``window_size=...`` in 6, and ``sink_size=...`` too in 7.
     strict : count the checks beyond the series too.
     small : grade small float16 cases, without timing; always so without a GPU.
     time_limit : seconds for one call. In a notebook it can interrupt Python (under the

@@ -2,10 +2,12 @@
 
 Whatever the function does, ``attempt`` returns its tensors or raises ``Rejected`` with
 a sentence for the report: it raised, it did not finish, it returned the wrong thing, it
-wrote into its inputs. Two precautions are taken around the call:
+wrote into its inputs. Precautions are taken around the call:
 
 - ``torch.empty`` hands out memory filled with ``MARK``, so that an output element that
   was never written shows, and does not happen to hold a right answer left behind there.
+- ``case.guarded`` puts zeros around the keys and values of grouped queries, so that a
+  kernel that reads heads past the last, or keys before the first, reads these.
 - A time limit. In the main thread an alarm interrupts Python code, the interpreter's
   included, and a kernel on the GPU is waited for by polling. Nothing in Python can stop
   a running GPU kernel or foreign code: the process has to end, as the shell grader's
@@ -43,6 +45,7 @@ def attempt(case, fn, inputs: tuple, time_limit: float) -> tuple:
 
     Raises ``Rejected`` if there are none. ``time_limit`` is in seconds.
     """
+    inputs = case.guarded(*inputs)
     kept = [x.clone() for x in inputs]
     try:
         # The interpreter computes with NumPy, whose warnings add nothing to a verdict.

@@ -8,15 +8,23 @@ tells us, so those models are tried with each of a few plausible ones.
 
 import math
 from collections.abc import Iterator
+from itertools import product
 
 import torch
 
+from kernels.grader.head_mistakes import other_heads
 from kernels.grader.key_counts import (
     Head,
     boundary_mistakes,
     counting_mistakes,
     weighted,
+    weighted_once,
     with_tail,
+)
+from kernels.grader.window_mistakes import (
+    negative_keys,
+    part_mistakes,
+    window_mistakes,
 )
 
 BLOCKS = (16, 32, 64, 128)
@@ -54,16 +62,14 @@ def online(head, block_n, x, y, acc_alpha=1.0, l_alpha=1.0, dtype=torch.float32)
 def plain_mistakes(head: Head) -> Iterator[tuple[str, torch.Tensor]]:
     """(cause, output) of the mistakes that do not depend on any block size."""
     q, k, v, scores, visible, *_ = head
-    n_queries, n_keys = scores.shape
-    j = torch.arange(n_keys, device=q.device)[None, :]
-    i = torch.arange(n_queries, device=q.device)[:, None]
-    position = i + n_keys - n_queries
+    j, i, position = head.keys, head.rows, head.position
     if head.is_causal:
-        yield "mask-strict", weighted(scores, v, j < position)
-        yield "mask-next", weighted(scores, v, j <= position + 1)
-        yield "mask-missing", weighted(scores, v, j >= 0)
-        yield "mask-reversed", weighted(scores, v, j >= position)
-        yield "mask-start", weighted(scores, v, j <= i)
+        near = head.near(j, position)
+        yield "mask-strict", weighted(scores, v, near & (j < position))
+        yield "mask-next", weighted(scores, v, near & (j <= position + 1))
+        yield "mask-missing", weighted(scores, v, near)
+        yield "mask-reversed", weighted(scores, v, near & (j >= position))
+        yield "mask-start", weighted(scores, v, head.near(j, i) & (j <= i))
     else:
         yield "mask-unasked", weighted(scores, v, j <= position)
         yield "mask-unasked", weighted(scores, v, j <= i)
@@ -83,7 +89,7 @@ def plain_mistakes(head: Head) -> Iterator[tuple[str, torch.Tensor]]:
 
 def loop_mistakes(head: Head, block_n: int) -> Iterator[tuple[str, torch.Tensor]]:
     """(cause, output) of the mistakes inside the loop over blocks of keys."""
-    q, _, v, scores, visible, _, dtype = head
+    q, _, v, scores, visible, _, dtype, *_ = head
     n_queries, n_keys = scores.shape
     x = scores * LOG2_E
     yield "alpha-acc", online(head, block_n, x, x, acc_alpha=0)
@@ -109,25 +115,24 @@ def loop_mistakes(head: Head, block_n: int) -> Iterator[tuple[str, torch.Tensor]
 
 def output_mistakes(head: Head, inputs, batch: int, n_head: int) -> Iterator:
     """(cause, o) of every mistake, the simple ones first."""
+    outputs = weighted_once(head)
     yield from plain_mistakes(head)
+    if head.window_size is not None:
+        yield from outputs(window_mistakes(head))
+        for block_n, block_m in product(BLOCKS, BLOCKS):
+            yield from outputs(part_mistakes(head, block_m, block_n))
+            yield from negative_keys(head, block_m, block_n)
     for block_n in BLOCKS:
         yield from loop_mistakes(head, block_n)
         for block_m in BLOCKS:
-            yield from counting_mistakes(head, block_m, block_n)
+            yield from outputs(counting_mistakes(head, block_m, block_n))
             if head.is_causal:
                 yield from boundary_mistakes(head, block_m, block_n)
-    j = torch.arange(len(head.v), device=head.v.device)
+    j = head.keys
     for block_n in BLOCKS:  # last: with few keys, much else comes to the same
-        seen = head.visible & (j < len(j) // block_n * block_n)
+        seen = head.visible & (j < len(head.v) // block_n * block_n)
         yield "tail-dropped", weighted(head.scores, head.v, seen)
-    root_d = math.sqrt(head.q.shape[1])
-    for other in torch.cartesian_prod(*map(torch.arange, inputs[1].shape[:2])):
-        b, h = other.tolist()
-        if (b, h) != (batch, n_head):
-            q, k, v = (x[b, h].float() for x in inputs)
-            scores = head.q @ k.T / root_d
-            yield "other-kv-head", weighted(scores, v, head.visible)
-            yield "other-head", weighted(q @ k.T / root_d, v, head.visible)
+    yield from other_heads(head, inputs, batch, n_head)
 
 
 def lse_mistakes(head: Head) -> Iterator:

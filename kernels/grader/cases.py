@@ -48,28 +48,45 @@ class AttentionCase:
     axes: ClassVar = ("batch", "head", "row", "column")
 
     def __str__(self) -> str:
-        length = f"L={self.n_queries}"
-        if self.n_queries != self.n_keys:
-            length = f"N_q={self.n_queries}, N_k={self.n_keys}"
         layout = "" if self.layout == "plain" else f", layout={self.layout}"
-        return f"B={self.batch}, H={self.n_heads}, {length}, D={self.head_dim}{layout}"
+        return f"{self.sizes}{layout}"
+
+    @property
+    def sizes(self) -> str:
+        heads = f"B={self.batch}, H={self.n_heads}"
+        return f"{heads}, {self.length}, D={self.head_dim}"
+
+    @property
+    def length(self) -> str:
+        if self.n_queries == self.n_keys:
+            return f"L={self.n_queries}"
+        return f"N_q={self.n_queries}, N_k={self.n_keys}"
+
+    @property
+    def n_kv_heads(self) -> int:
+        return self.n_heads
 
     @property
     def config(self) -> str:
         return f"{AttentionCase.__str__(self)}, Causal={self.is_causal}"
 
     def inputs(self, dtype: torch.dtype, generator: torch.Generator) -> tuple:
-        lengths = (self.n_queries, self.n_keys, self.n_keys)
-        shapes = [(self.batch, self.n_heads, n, self.head_dim) for n in lengths]
-        q, k, v = (draw(shape, dtype, generator) for shape in shapes)
+        q_shape = (self.batch, self.n_heads, self.n_queries, self.head_dim)
+        kv_shape = (self.batch, self.n_kv_heads, self.n_keys, self.head_dim)
+        q, k, v = (draw(s, dtype, generator) for s in (q_shape, kv_shape, kv_shape))
         if self.large_logits:
             # Column 0 alone adds q·k/√d = 512·r, with r from −1 to 1 down the rows.
             ramp = torch.linspace(-1, 1, self.n_queries, device=DEVICE)
             q[..., 0] = (16 * math.sqrt(self.head_dim) * ramp).to(dtype)
             k[..., 0] = 32
         if self.own_key_counts:
-            k[..., -1, :] = 2 * q[..., -1, :]
+            self.follow_last_query(q, k, self.n_keys - 1)
         return self.laid_out(q, k, v)
+
+    def follow_last_query(self, q, k, key: int) -> None:
+        """Make ``key`` twice the last query, of the first head that reads it."""
+        group = self.n_heads // self.n_kv_heads
+        k[..., key, :] = 2 * q[:, ::group, -1, :]
 
     def laid_out(self, q, k, v) -> tuple:
         def projected(x):
@@ -89,12 +106,21 @@ class AttentionCase:
                 return q[:, :1].expand(q.shape), k, v
         return q, k, v
 
+    @property
+    def mask(self) -> dict:
+        """What says which key each query sees, by argument of the reference."""
+        return {"is_causal": self.is_causal}
+
     def call(self, fn, q, k, v):
-        return fn(q, k, v, is_causal=self.is_causal)
+        return fn(q, k, v, **self.mask)
+
+    def guarded(self, *inputs) -> tuple:
+        """The inputs as a solution gets them."""
+        return inputs
 
     def peer(self, q, k, v):
         """What the solution is timed against: the textbook's three steps."""
-        return naive_attention(q, k, v, is_causal=self.is_causal)
+        return naive_attention(q, k, v, **self.mask)
 
     def expected(self, q, k, v) -> tuple:
         """The series' answer: naive attention in the inputs' dtype."""
@@ -103,7 +129,7 @@ class AttentionCase:
     def exact(self, q, k, v) -> tuple:
         """The answer in float64."""
         o, lse = reference_attention(
-            q.double(), k.double(), v.double(), self.is_causal, return_lse=True
+            q.double(), k.double(), v.double(), **self.mask, return_lse=True
         )
         return (o, lse)[: len(self.output_names)]
 
@@ -124,49 +150,3 @@ class TiledCase(AttentionCase):
             q.float(), k.float(), v.float(), self.is_causal, return_lse=True
         )
         return self.peer(q, k, v), lse
-
-
-@dataclass(frozen=True)
-class RowSumCase:
-    """The weighted row sum y_i = Σ_j x_ij w_j of x (rows, columns) and w (columns)."""
-
-    n_rows: int
-    n_columns: int
-    layout: str = "plain"
-
-    input_names: ClassVar = ("x", "w")
-    output_names: ClassVar = ("y",)
-    axes: ClassVar = ("row",)
-
-    def __str__(self) -> str:
-        layout = "" if self.layout == "plain" else f", layout={self.layout}"
-        return f"rows={self.n_rows}, columns={self.n_columns}{layout}"
-
-    @property
-    def config(self) -> str:
-        return str(self)
-
-    def inputs(self, dtype: torch.dtype, generator: torch.Generator) -> tuple:
-        x = draw((self.n_rows, self.n_columns), dtype, generator)
-        w = draw((self.n_columns,), dtype, generator)
-        return self.laid_out(x, w)
-
-    def laid_out(self, x, w) -> tuple:
-        if self.layout == "columns":
-            return x.t().contiguous().t(), w
-        if self.layout == "mixed":
-            return x, torch.stack([w, w], dim=1)[:, 0]  # every second element
-        return x, w
-
-    def call(self, fn, x, w):
-        return fn(x, w)
-
-    def peer(self, x, w):
-        return (x * w).sum(-1)
-
-    def expected(self, x, w) -> tuple:
-        # Near zero the sum in 16 bits is further off than the tolerance allows.
-        return (self.peer(x.float(), w.float()).to(x.dtype),)
-
-    def exact(self, x, w) -> tuple:
-        return (self.peer(x.double(), w.double()),)

@@ -18,7 +18,7 @@ class Grade:
     """The result of ``grade``; true if the solution passed.
 
     ``cases`` and ``beyond`` say which cases and checks passed, by name; ``cause`` is
-    the key in ``diagnosis.CAUSES`` of the first likely cause found.
+    the key in ``causes.CAUSES`` of the first likely cause found.
     """
 
     problem: int

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 import torch
 
 from kernels.grader.attempt import Rejected, attempt
-from kernels.grader.diagnosis import CAUSES, diagnose
-from kernels.grader.problems import TOLERANCE, Check
+from kernels.grader.beyond import Check
+from kernels.grader.causes import CAUSES
+from kernels.grader.diagnosis import diagnose
+from kernels.grader.problems import TOLERANCE
 
 MAX_ERROR, RMS_ERROR = 2.0, 1.05  # allowed, in units of PyTorch's own error
 
@@ -16,7 +18,7 @@ MAX_ERROR, RMS_ERROR = 2.0, 1.05  # allowed, in units of PyTorch's own error
 class Verdict:
     """What became of a case: ``reason`` and ``details`` (lines) say why it failed.
 
-    ``cause`` is a key of ``diagnosis.CAUSES``. ``is_final``: there is no point in
+    ``cause`` is a key of ``causes.CAUSES``. ``is_final``: there is no point in
     calling the function again.
     """
 

@@ -5,10 +5,12 @@ which a key may count twice, or not at all, or though it is hidden.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
+
+from kernels.reference import attention_mask
 
 
 class Head(NamedTuple):
@@ -21,6 +23,38 @@ class Head(NamedTuple):
     visible: torch.Tensor
     is_causal: bool
     dtype: torch.dtype  # of the inputs as the kernel got them
+    window_size: int | None = None
+    sink_size: int | None = None
+
+    @property
+    def keys(self) -> torch.Tensor:
+        return torch.arange(len(self.k), device=self.k.device)[None, :]
+
+    @property
+    def rows(self) -> torch.Tensor:
+        return torch.arange(len(self.q), device=self.q.device)[:, None]
+
+    @property
+    def position(self) -> torch.Tensor:
+        """Where each query stands among the keys (N_q, 1)."""
+        return self.rows + len(self.k) - len(self.q)
+
+    def near(self, j, position) -> torch.Tensor:
+        """Whether window or sinks allow key j for a query at ``position``."""
+        if self.window_size is None:
+            return (j >= 0) | (position < 0)
+        return (j > position - self.window_size) | (j < (self.sink_size or 0))
+
+
+def head_of(case, inputs: tuple, batch: int, n_head: int) -> Head:
+    """A query head of ``inputs`` with its own head of K and V."""
+    group = inputs[0].shape[1] // inputs[1].shape[1]
+    heads = (n_head, n_head // group, n_head // group)
+    q, k, v = (x[batch, h].float() for x, h in zip(inputs, heads, strict=True))
+    visible = attention_mask(len(q), len(k), **case.mask, device=q.device)
+    mask = {"window_size": None, "sink_size": None} | case.mask
+    scores = q @ k.T / math.sqrt(q.shape[1])
+    return Head(q, k, v, scores, visible, dtype=inputs[0].dtype, **mask)
 
 
 def weighted(scores, v, counts):
@@ -32,6 +66,29 @@ def weighted(scores, v, counts):
     top = scores.masked_fill(counts == 0, -math.inf).amax(1, keepdim=True)
     p = torch.exp((scores - top).clamp(max=0)) * counts
     return p @ v / p.sum(1, keepdim=True)
+
+
+def weighted_once(head: Head) -> Callable:
+    """Outputs from mistakes in the counts: (cause, counts) become (cause, output).
+
+    Counts that have been there before, under whatever cause, are left out: block sizes
+    often make no difference.
+    """
+    generator = torch.Generator().manual_seed(0)
+    rows, columns = (
+        torch.rand(n, dtype=torch.float64, generator=generator).to(head.q.device)
+        for n in head.scores.shape
+    )
+    known = set()
+
+    def outputs(mistakes: Iterator) -> Iterator[tuple[str, torch.Tensor]]:
+        for cause, counts in mistakes:
+            signature = (rows @ counts.double() @ columns).item()
+            if signature not in known:
+                known.add(signature)
+                yield cause, weighted(head.scores, head.v, counts)
+
+    return outputs
 
 
 def with_tail(scores, visible, v, block_n: int, is_seen: bool):
@@ -53,26 +110,23 @@ def whole_blocks(n_keys, block_n: int):
 def counting_mistakes(
     head: Head, block_m: int, block_n: int
 ) -> Iterator[tuple[str, torch.Tensor]]:
-    """(cause, output) of the mistakes in which keys each program visits."""
-    _, _, v, scores, visible, *_ = head
-    n_queries, n_keys = scores.shape
-    j = torch.arange(n_keys, device=v.device)[None, :]
-    i = torch.arange(n_queries, device=v.device)[:, None]
+    """(cause, counts) of the mistakes in which keys each program visits."""
+    n_queries, n_keys = head.scores.shape
+    j, i, visible = head.keys, head.rows, head.visible
     # The program's queries stand at the positions first … last; its second phase starts
     # at key ``below``.
     first = i // block_m * block_m + n_keys - n_queries
     last = (first + block_m).clamp(max=n_keys) - 1
     below = (first + 1).clamp(min=0) // block_n * block_n
-    counts = []
     if head.is_causal:
         on_diagonal = (j >= below) & (j <= last)
         end_early = below + whole_blocks(last - below, block_n)
-        counts += [
-            ("diagonal-skipped", j < below),
+        yield from [
+            ("diagonal-skipped", visible & (j < below)),
             ("diagonal-late", visible & ~((j >= below) & (j < below + block_n))),
             ("diagonal-short", visible & (j < first + block_m - block_n)),
             ("last-key-skipped", visible & (j < end_early)),
-            ("diagonal-unmasked", j <= last),
+            ("diagonal-unmasked", visible | on_diagonal),
             ("diagonal-twice", visible.int() + on_diagonal.int()),
             ("below-skipped", visible & (j >= below)),
             ("below-short", visible & ((j < below - block_n) | (j >= below))),
@@ -80,12 +134,8 @@ def counting_mistakes(
         ]
     else:
         last = torch.full_like(first, n_keys - 1)
-    counts += [
-        ("first-block-skipped", visible & (j >= block_n)),
-        ("last-block-only", visible & (j >= last // block_n * block_n)),
-    ]
-    for cause, count in counts:
-        yield cause, weighted(scores, v, count)
+    yield "first-block-skipped", visible & (j >= block_n)
+    yield "last-block-only", visible & (j >= last // block_n * block_n)
 
 
 def boundary_mistakes(
@@ -99,8 +149,8 @@ def boundary_mistakes(
     _, _, v, scores, visible, *_ = head
     n_queries, n_keys = scores.shape
     scores, visible, v = with_tail(scores, visible, v, block_n, False)
-    j = torch.arange(len(v), device=v.device)[None, :]
-    i = torch.arange(n_queries, device=v.device)[:, None]
+    j, i = torch.arange(len(v), device=v.device)[None, :], head.rows
+    near = head.near(j, head.position)
     first = (i // block_m * block_m + n_keys - n_queries).clamp(min=0)
     below = (first + 1) // block_n * block_n
     above = whole_blocks(first + 1, block_n)
@@ -112,5 +162,6 @@ def boundary_mistakes(
         ("below-unrounded", first + 1, below),
         ("below-twice", below, 0),
     ):
-        in_phase_1, in_phase_2 = j < whole_blocks(end, block_n), visible & (j >= start)
+        in_phase_1 = near & (j < whole_blocks(end, block_n))
+        in_phase_2 = visible & (j >= start)
         yield cause, weighted(scores, v, in_phase_1.int() + in_phase_2.int())

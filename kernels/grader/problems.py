@@ -1,30 +1,37 @@
-"""The graded problems 1 to 4 of the course's series: shapes, seeds, tolerance.
+"""The graded problems, the course's series of seven: shapes, seeds, tolerance.
 
 ``cases`` are the series' own. ``small_cases`` take their place on a CPU and in the
 book's checked cells. ``checks`` go beyond the series.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from kernels.grader.cases import AttentionCase, RowSumCase, TiledCase
+from kernels.grader.beyond import (
+    CAUSAL_CHECKS,
+    FULL_CHECKS,
+    GROUPED_CHECKS,
+    ROW_SUM_CHECKS,
+    SINK_CHECKS,
+    TILED_CHECKS,
+    WINDOW_CHECKS,
+)
+from kernels.grader.cases import AttentionCase, TiledCase
+from kernels.grader.grouped_case import GroupedCase
+from kernels.grader.row_sum_case import RowSumCase
 
 TOLERANCE = 1e-2  # absolute and relative, as in the series
 SHAPES = [(1, 8, 512, 16), (1, 8, 1024, 16), (1, 16, 2048, 16), (1, 16, 4096, 16)]
 SMALL_SHAPES = [(1, 2, 128, 16), (2, 2, 256, 16)]
-
-
-@dataclass(frozen=True)
-class Check:
-    """Cases beyond the series, reported as one line.
-
-    ``lesson`` is what a solution that fails them is told. ``by_error``: the error
-    against float64 is judged over all cases together, not element by element.
-    """
-
-    name: str
-    cases: tuple
-    lesson: str
-    by_error: bool = False
+GROUPED_SHAPES = [  # (B, H, H_kv, N, d)
+    (1, 8, 2, 512, 16),
+    (1, 8, 2, 1024, 16),
+    (1, 16, 2, 2048, 16),
+    (1, 16, 2, 4096, 16),
+]
+SINK_SHAPES = [(1, 8, 2, 512, 32), (1, 8, 2, 1024, 32), *GROUPED_SHAPES[2:]]
+SMALL_GROUPED_SHAPES = [(1, 8, 2, 128, 16), (2, 4, 2, 256, 16)]
+SMALL_WINDOW_SHAPES = [(1, 4, 2, 256, 16), (2, 4, 2, 384, 16)]
+SMALL_SINK_SHAPES = [(1, 4, 2, 256, 32), (2, 4, 2, 384, 16)]
 
 
 @dataclass(frozen=True)
@@ -47,71 +54,13 @@ def attention(kind, shapes, is_causal: bool) -> tuple:
     return tuple(kind(b, h, n, n, d, is_causal) for b, h, n, d in shapes)
 
 
-def attention_checks(kind, masks: tuple[bool, ...]) -> tuple[Check, ...]:
-    """The second level for attention; ``masks`` are the values of is_causal asked."""
-
-    def cases(*shapes, **options):
-        return tuple(
-            kind(1, 2, n_q, n_k, 16, causal, **options)
-            for causal in masks
-            for n_q, n_k in shapes
-        )
-
-    square = cases((129, 129))
-    layouts = ("projected", "columns", "mixed", "shared")
-    return (
-        Check(
-            "odd lengths",
-            cases(*[(n, n) for n in (111, 65, 63, 1)]),
-            "Lengths need not be multiples of a block: mask what lies past the end.",
-        ),
-        Check(
-            "strided inputs",
-            tuple(replace(case, layout=name) for case in square for name in layouts),
-            "Take every stride of q, k, v and o from the tensor itself, "
-            "the last one too.",
-        ),
-        Check(
-            "unequal lengths",
-            # In the last, the last block of keys may have a single visible pair.
-            cases((65, 129), (100, 128), (1, 111))
-            + cases((128, 129), own_key_counts=True),
-            "N_q and N_k may differ; a causal mask is then aligned at the end: "
-            "row i sees key j if j <= i + N_k - N_q.",
-        ),
-        Check(
-            "large logits",
-            tuple(replace(case, large_logits=True) for case in square),
-            "Subtract the row's running maximum, in the scores' own units, "
-            "before the exponential.",
-        ),
-        Check(
-            "error against float64",
-            cases((256, 256), (129, 129)),
-            "Keep scores, m, l and acc in float32; round once, at the end.",
-            by_error=True,
-        ),
+def grouped(shapes, **options) -> tuple:
+    """Causal cases from shapes (B, H, H_kv, N, d)."""
+    return tuple(
+        GroupedCase(b, h, n, n, d, True, n_kv_heads=h_kv, **options)
+        for b, h, h_kv, n, d in shapes
     )
 
-
-ROW_SUM_CHECKS = (
-    Check(
-        "odd sizes",
-        tuple(RowSumCase(*s) for s in [(65, 129), (3, 1000), (129, 63), (1, 1)]),
-        "Rows and columns need not be multiples of a block: mask what lies outside.",
-    ),
-    Check(
-        "strided inputs",
-        tuple(RowSumCase(65, 129, layout) for layout in ("columns", "mixed")),
-        "Take the strides of x and w from the tensors themselves.",
-    ),
-    Check(
-        "error against float64",
-        (RowSumCase(256, 1024), RowSumCase(129, 1000)),
-        "Multiply and add in float32; round once, at the end.",
-        by_error=True,
-    ),
-)
 
 PROBLEMS = {
     problem.number: problem
@@ -131,7 +80,7 @@ PROBLEMS = {
                 TiledCase(1, 2, 128, 128, 16, False),
                 TiledCase(2, 2, 256, 256, 16, True),
             ),
-            checks=attention_checks(TiledCase, (False, True)),
+            checks=TILED_CHECKS,
             solution_name="PyTorch (Tiled)",
         ),
         Problem(
@@ -155,7 +104,7 @@ PROBLEMS = {
             seed=44,
             cases=attention(AttentionCase, SHAPES, is_causal=False),
             small_cases=attention(AttentionCase, SMALL_SHAPES, is_causal=False),
-            checks=attention_checks(AttentionCase, (False,)),
+            checks=FULL_CHECKS,
         ),
         Problem(
             number=4,
@@ -164,7 +113,34 @@ PROBLEMS = {
             seed=45,
             cases=attention(AttentionCase, SHAPES, is_causal=True),
             small_cases=attention(AttentionCase, SMALL_SHAPES, is_causal=True),
-            checks=attention_checks(AttentionCase, (True,)),
+            checks=CAUSAL_CHECKS,
+        ),
+        Problem(
+            number=5,
+            title="Grouped-Query Flash Attention",
+            entry="flash_attention_forward",
+            seed=46,
+            cases=grouped(GROUPED_SHAPES),
+            small_cases=grouped(SMALL_GROUPED_SHAPES),
+            checks=GROUPED_CHECKS,
+        ),
+        Problem(
+            number=6,
+            title="Sliding-Window Flash Attention",
+            entry="flash_attention_forward",
+            seed=47,
+            cases=grouped(GROUPED_SHAPES, window_size=128),
+            small_cases=grouped(SMALL_WINDOW_SHAPES, window_size=128),
+            checks=WINDOW_CHECKS,
+        ),
+        Problem(
+            number=7,
+            title="Sliding-Window Flash Attention with Sinks",
+            entry="flash_attention_forward",
+            seed=48,
+            cases=grouped(SINK_SHAPES, window_size=128, sink_size=8),
+            small_cases=grouped(SMALL_SINK_SHAPES, window_size=128, sink_size=8),
+            checks=SINK_CHECKS,
         ),
     )
 }

@@ -50,15 +50,21 @@ BAD = {
     "65536 heads": ([MANY.transpose(0, 1)] * 3, ValueError, "q heads 65536 65535"),
     "k of another batch": (
         (GOOD, *[tensor(1, 3, 8, 16)] * 2), ValueError,
-        "k (1, 3, 8, 16) q (2, 3, 8, 16) (2, 3, any length, 16)",
+        "k (1, 3, 8, 16) q (2, 3, 8, 16) (2, heads, any length, 16)",
     ),
-    "fewer heads in k": (
-        (GOOD, *[tensor(2, 1, 8, 16)] * 2), ValueError,
-        "k (2, 1, 8, 16) q (2, 3, 8, 16) (2, 3, any length, 16)",
+    "heads that do not divide": (
+        (GOOD, *[tensor(2, 2, 8, 16)] * 2), ValueError, "k 2 heads divide q 3 heads"
+    ),
+    "more heads in k": (
+        (GOOD, *[tensor(2, 6, 8, 16)] * 2), ValueError, "k 6 heads divide q 3 heads"
+    ),
+    "fewer heads in v": (
+        (GOOD, GOOD, tensor(2, 1, 8, 16)), ValueError,
+        "v (2, 1, 8, 16) k (2, 3, 8, 16)",
     ),
     "k of another head dim": (
         (GOOD, *[tensor(2, 3, 8, 32)] * 2), ValueError,
-        "k (2, 3, 8, 32) q (2, 3, 8, 16) (2, 3, any length, 16)",
+        "k (2, 3, 8, 32) q (2, 3, 8, 16) (2, heads, any length, 16)",
     ),
     "v longer than k": (
         (GOOD, GOOD, tensor(2, 3, 9, 16)), ValueError, "v (2, 3, 9, 16) k (2, 3, 8, 16)"
@@ -92,16 +98,97 @@ BAD = {
     ),
 }  # fmt: skip
 
+LOGITS = torch.zeros(3, device=DEVICE)
+
+# name -> options of a causal call, the error, and what its message says
+BAD_OPTIONS = {
+    "window, not causal": (
+        {"is_causal": False, "window_size": 4}, ValueError,
+        "window_size=4 needs is_causal=True",
+    ),
+    "window and sinks, not causal": (
+        {"is_causal": False, "window_size": 4, "sink_size": 1}, ValueError,
+        "window_size=4 needs is_causal=True",
+    ),
+    "window of 0": ({"window_size": 0}, ValueError, "window_size is 0 at least 1"),
+    "window of -1": ({"window_size": -1}, ValueError, "window_size is -1 at least 1"),
+    "window of 4.0": (
+        {"window_size": 4.0}, TypeError, "window_size an int or None, not 4.0"
+    ),
+    "window of True": (
+        {"window_size": True}, TypeError, "window_size an int or None, not True"
+    ),
+    "window that is a tensor": (
+        {"window_size": torch.tensor(4)}, TypeError,
+        "window_size an int or None, not tensor(4)",
+    ),
+    "sinks, no window": (
+        {"sink_size": 2}, ValueError, "sink_size=2 needs a window_size"
+    ),
+    "sinks, not causal": (
+        {"is_causal": False, "sink_size": 2}, ValueError,
+        "sink_size=2 needs a window_size",
+    ),
+    "sinks of -1": (
+        {"window_size": 4, "sink_size": -1}, ValueError, "sink_size is -1 at least 0"
+    ),
+    "sinks of 2.0": (
+        {"window_size": 4, "sink_size": 2.0}, TypeError,
+        "sink_size an int or None, not 2.0",
+    ),
+    "sinks of False": (
+        {"window_size": 4, "sink_size": False}, TypeError,
+        "sink_size an int or None, not False",
+    ),
+    "softcap of 0": ({"softcap": 0}, ValueError, "softcap is 0 positive and finite"),
+    "softcap of -2.0": (
+        {"softcap": -2.0}, ValueError, "softcap is -2.0 positive and finite"
+    ),
+    "softcap of inf": (
+        {"softcap": float("inf")}, ValueError, "softcap is inf positive and finite"
+    ),
+    "softcap of nan": (
+        {"softcap": float("nan")}, ValueError, "softcap is nan positive and finite"
+    ),
+    "softcap of True": (
+        {"softcap": True}, TypeError, "softcap a number or None, not True"
+    ),
+    "softcap of '2'": (
+        {"softcap": "2"}, TypeError, "softcap a number or None, not '2'"
+    ),
+    "softcap that is a tensor": (
+        {"softcap": torch.tensor(2.0)}, TypeError,
+        "softcap a number or None, not tensor(2.)",
+    ),
+}  # fmt: skip
+for _name in ("sinks", "alibi_slopes"):
+    _bad = {
+        "a list": ([0.0] * 3, TypeError, "must be a torch.Tensor, not list"),
+        "a number": (0.5, TypeError, "must be a torch.Tensor, not float"),
+        "of rank 2": (LOGITS[None], ValueError, "(1, 3) 1 dimensions"),
+        "of rank 0": (LOGITS[0], ValueError, "() 1 dimensions"),
+        "of no head": (LOGITS[:0], ValueError, "(0,) zero"),
+        "of 2 heads": (LOGITS[:2], ValueError, "2 elements q 3 heads"),
+        "of 4 heads": (tensor(4), ValueError, "4 elements q 3 heads"),
+        "of int64": (LOGITS.long(), TypeError, "torch.int64 floating"),
+        "of bool": (LOGITS.bool(), TypeError, "torch.bool floating"),
+        "elsewhere": (LOGITS.to("meta"), ValueError, f"meta q {DEVICE}"),
+        "with a gradient": (
+            LOGITS.clone().requires_grad_(), ValueError, "gradient torch.no_grad()"
+        ),
+    }  # fmt: skip
+    for _case, (_value, _error, _words) in _bad.items():
+        BAD_OPTIONS[f"{_name} {_case}"] = ({_name: _value}, _error, f"{_name} {_words}")
+
 
 @pytest.fixture
 def no_kernel(monkeypatch):
     """Fail if an argument check lets a call through to a kernel."""
 
-    def fail(*args):
+    def fail(*args, **kwargs):
         pytest.fail("a kernel ran")
 
-    monkeypatch.setattr(attention, "causal_attention", fail)
-    monkeypatch.setattr(attention, "full_attention", fail)
+    monkeypatch.setattr(attention, "model_attention", fail)
 
 
 def says(error: BaseException, words: str) -> bool:
@@ -125,6 +212,31 @@ def test_refused(name, is_causal, no_kernel):
     assert says(caught.value, words), caught.value
 
 
+@pytest.mark.parametrize("name", BAD_OPTIONS)
+def test_options_refused(name, no_kernel):
+    options, expected, words = BAD_OPTIONS[name]
+    with pytest.raises((TypeError, ValueError)) as caught:
+        flash_attention_forward(GOOD, GOOD, GOOD, **options)
+    assert caught.type is expected
+    assert says(caught.value, words), caught.value
+
+
+def test_old_position_of_return_lse(no_kernel):
+    """return_lse came fifth once; now it has to be named, for window_size stands there.
+
+    Such a call must neither run with a window of True nor lose the log-sum-exp.
+    """
+    with pytest.raises(TypeError, match="window_size must be an int or None, not True"):
+        flash_attention_forward(GOOD, GOOD, GOOD, True, True)
+    with pytest.raises(TypeError, match="window_size must be an int or None, not Fals"):
+        flash_attention_forward(GOOD, GOOD, GOOD, True, False)
+
+
+def test_the_rest_has_to_be_named(no_kernel):
+    with pytest.raises(TypeError, match="positional"):
+        flash_attention_forward(GOOD, GOOD, GOOD, True, 4, 1, LOGITS)
+
+
 @pytest.mark.skipif(not INTERPRETED, reason="a GPU has bfloat16")
 def test_bfloat16_is_refused_by_the_interpreter(no_kernel):
     with pytest.raises(TypeError) as caught:
@@ -135,5 +247,23 @@ def test_bfloat16_is_refused_by_the_interpreter(no_kernel):
 
 def test_gradients_may_be_switched_off():
     with torch.no_grad():
-        o = flash_attention_forward(NEEDS_GRAD, GOOD, GOOD)
+        logits = LOGITS.clone().requires_grad_()
+        o = flash_attention_forward(
+            NEEDS_GRAD, GOOD, GOOD, sinks=logits, alibi_slopes=logits
+        )
     assert not o.requires_grad and o.isfinite().all()
+
+
+def test_what_is_allowed():
+    """The least of each, and heads of k that divide those of q."""
+    kv = tensor(2, 1, 8, 16)
+    for options in (
+        {"window_size": 1},
+        {"window_size": 1, "sink_size": 0},
+        {"window_size": 10**12, "sink_size": 10**12},
+        {"softcap": 1},
+        {"softcap": 1e-3},
+        {"sinks": LOGITS.double(), "alibi_slopes": LOGITS.half()},
+    ):
+        o = flash_attention_forward(GOOD, kv, kv, **options)
+        assert o.shape == GOOD.shape and o.isfinite().all()

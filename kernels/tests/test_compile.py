@@ -33,6 +33,23 @@ JOBS = [
     for head_dim in head_dims
     for kernel in ("full", "causal")
 ]
+OPTIONS = ("window", "sinks", "learned_sink", "softcap", "alibi", "ones", "no_sinks")
+MODEL_SAMPLE = {
+    (75, "float16", 64): ("model", "everything"),
+    (80, "float16", 128): ("sinks", "everything"),
+    (86, "float16", 128): ("model", "everything"),
+    (86, "float32", 128): ("everything",),
+    (90, "bfloat16", 64): ("model", "everything"),
+    (90, "bfloat16", 96): ("everything",),
+    (90, "bfloat16", 128): ("model", *OPTIONS, "everything"),
+    (90, "bfloat16", 256): ("model", "everything"),
+    (90, "float32", 64): ("everything",),
+}
+JOBS += [
+    (capability, kernel, dtype, head_dim)
+    for (capability, dtype, head_dim), kernels in MODEL_SAMPLE.items()
+    for kernel in kernels
+]
 
 
 @functools.cache

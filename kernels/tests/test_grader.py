@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -27,6 +28,9 @@ OURS = {
     2: weighted_row_sum_forward,
     3: flash_attention_forward,
     4: flash_attention_forward,
+    5: flash_attention_forward,
+    6: flash_attention_forward,
+    7: flash_attention_forward,
 }
 PASSING_REPORT = """\
 --- Running Autograder for Problem 4: Causal Flash Attention ---
@@ -47,8 +51,9 @@ P4 passed; beyond the series, 5 of 5 checks hold.
 """
 
 
-def correct(q, k, v, is_causal):
-    return reference_attention(q.float(), k.float(), v.float(), is_causal).to(q.dtype)
+def correct(q, k, v, is_causal, **sizes):
+    o = reference_attention(q.float(), k.float(), v.float(), is_causal, **sizes)
+    return o.to(q.dtype)
 
 
 # What passes.
@@ -69,6 +74,94 @@ def test_report_of_a_pass(capsys):
     result = grade(4, correct, small=True)
     assert result and repr(result) == "Grade(problem=4, passed=True)"
     assert capsys.readouterr() == (PASSING_REPORT, "")
+
+
+LINES = {
+    5: [
+        "B=1, H_Q=8, H_KV=2, L=512, D=16",
+        "B=1, H_Q=8, H_KV=2, L=1024, D=16",
+        "B=1, H_Q=16, H_KV=2, L=2048, D=16",
+        "B=1, H_Q=16, H_KV=2, L=4096, D=16",
+    ],
+    6: [
+        "B=1, H_Q=8, H_KV=2, L=512, D=16, W=128, S=None",
+        "B=1, H_Q=8, H_KV=2, L=1024, D=16, W=128, S=None",
+        "B=1, H_Q=16, H_KV=2, L=2048, D=16, W=128, S=None",
+        "B=1, H_Q=16, H_KV=2, L=4096, D=16, W=128, S=None",
+    ],
+    7: [
+        "B=1, H_Q=8, H_KV=2, L=512, D=32, W=128, S=8",
+        "B=1, H_Q=8, H_KV=2, L=1024, D=32, W=128, S=8",
+        "B=1, H_Q=16, H_KV=2, L=2048, D=16, W=128, S=8",
+        "B=1, H_Q=16, H_KV=2, L=4096, D=16, W=128, S=8",
+    ],
+}
+
+
+@pytest.mark.parametrize("n", LINES)
+def test_report_lines_and_benchmark_of_the_series(n):
+    cases = PROBLEMS[n].cases
+    assert [str(case) for case in cases] == LINES[n]
+    assert cases[-1].config == f"{LINES[n][-1]}, Causal=True"
+
+
+def test_report_of_a_windowed_pass(capsys):
+    assert grade(7, correct, small=True)
+    report = capsys.readouterr().out
+    sizes = "B=1, H_Q=4, H_KV=2, L=256, D=32, W=128, S=8"
+    assert f"✅ P7 Correctness Test Passed! ({sizes})" in report
+    assert "P7 passed; beyond the series, 6 of 6 checks hold." in report
+
+
+# How a solution is called: (problem, its signature, what it gets by name).
+CALLS = {
+    "5": (5, lambda q, k, v, is_causal: None, {"is_causal": True}),
+    "6": (
+        6,
+        lambda q, k, v, is_causal, window_size: None,
+        {"is_causal": True, "window_size": 128},
+    ),
+    "6, sinks off": (
+        6,
+        lambda q, k, v, is_causal=True, window_size=None, sink_size=0: None,
+        {"is_causal": True, "window_size": 128},
+    ),
+    "6, sinks asked for": (
+        6,
+        lambda q, k, v, is_causal, window_size, sink_size: None,
+        {"is_causal": True, "window_size": 128, "sink_size": None},
+    ),
+    "6, sinks on": (
+        6,
+        lambda q, k, v, is_causal=True, window_size=128, sink_size=4: None,
+        {"is_causal": True, "window_size": 128, "sink_size": None},
+    ),
+    "7": (
+        7,
+        lambda q, k, v, is_causal, window_size, sink_size: None,
+        {"is_causal": True, "window_size": 128, "sink_size": 8},
+    ),
+}
+
+
+@pytest.mark.parametrize("n, fn, sizes", CALLS.values(), ids=CALLS)
+def test_calls_are_the_course_s(n, fn, sizes):
+    spy = mock.create_autospec(fn)
+    PROBLEMS[n].cases[0].call(spy, 1, 2, 3)
+    spy.assert_called_once_with(1, 2, 3, **sizes)
+
+
+def test_a_read_outside_the_keys_meets_zeros():
+    case = PROBLEMS[7].small_cases[-1]
+    inputs = case.inputs(torch.float16, torch.Generator().manual_seed(0))
+    for x, guarded in zip(inputs, case.guarded(*inputs)):
+        assert torch.equal(x, guarded) and x.stride() == guarded.stride()
+    _, k, _ = case.guarded(*inputs)
+    batch, _, n_keys, head_dim = k.shape
+    # All that q's heads and the positions p − w < j reach, from the first k on.
+    before, size = 127 * head_dim, ((batch - 1) * 2 + 4) * n_keys * head_dim
+    around = k.as_strided((before + size,), (1,), k.storage_offset() - before)
+    assert (around[:before] == 0).all() and (around[before + k.numel() :] == 0).all()
 
 
 def test_apply_is_accepted():
@@ -227,8 +320,8 @@ def test_torch_empty_is_itself_again():
 
 
 BAD_ARGUMENTS = {
-    "number": ((9, correct), {}, ValueError, "n is 9; allowed are 1, 2, 3, 4"),
-    "text": (("4", correct), {}, ValueError, "n is '4'; allowed are 1, 2, 3, 4"),
+    "number": ((9, correct), {}, ValueError, "n is 9; allowed are 1, 2, 3, 4, 5, 6, 7"),
+    "text": (("4", correct), {}, ValueError, "n is '4'; allowed are 1, 2, 3, 4, 5"),
     "fn": ((4, 3), {}, TypeError, "fn is 3; problem 4 asks for flash_attention_for"),
     "class": ((4, int), {}, TypeError, "problem 4 asks for"),
     "limit": ((4, correct), {"time_limit": 0}, ValueError, "time_limit is 0; it must"),

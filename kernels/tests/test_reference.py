@@ -74,6 +74,14 @@ def test_mask_rejects(options, message):
         attention_mask(8, 8, **options)
 
 
+@pytest.mark.parametrize("bad", [True, 2.0, "2"])
+@pytest.mark.parametrize("name", ["window_size", "sink_size"])
+def test_mask_wants_whole_numbers(name, bad):
+    options = {**CAUSAL, "window_size": 4, name: bad}
+    with pytest.raises(TypeError, match=f"{name} must be an int or None, not {bad!r}"):
+        attention_mask(8, 8, **options)
+
+
 # ---- Attention by hand ----
 
 
@@ -118,6 +126,29 @@ def test_learned_sink_takes_its_share(four_tokens):
     assert lse[0, 0, 3].item() == pytest.approx(math.log(8))
 
 
+def test_softcap_by_hand(four_tokens):
+    """Scores in units of ln 2 become c·tanh(score / c): tanh(ln 2) = 3/5 for c = 1."""
+    q, k, v = four_tokens
+    _, lse = reference_attention(q, k, v, softcap=1.0, return_lse=True)
+    capped = [3 / 5, 0, -3 / 5, -3 / 5]  # the scores of the first row: 1, 0, −1, −1
+    expected = math.log(sum(map(math.exp, capped)))
+    assert lse[0, 0, 0].item() == pytest.approx(expected)
+
+
+def test_alibi_by_hand():
+    """With q = 0 a key at distance n weighs 2⁻ⁿ in one head and 4⁻ⁿ in the other."""
+    zeros = torch.zeros(1, 2, 2, 16, dtype=torch.float64, device=DEVICE)
+    k, v = torch.zeros(2, 1, 2, 3, 16, dtype=torch.float64, device=DEVICE)
+    slopes = math.log(2) * torch.tensor([1.0, 2.0], dtype=torch.float64, device=DEVICE)
+    options = {"alibi_slopes": slopes, "return_lse": True}
+    _, lse = reference_attention(zeros, k, v, **options)  # positions 1 and 2
+    sums = [[1 / 2 + 1 + 1 / 2, 1 / 4 + 1 / 2 + 1], [3 / 2, 1 / 16 + 1 / 4 + 1]]
+    assert_equal_to_rounding(lse[0].cpu(), torch.tensor(sums).double().log())
+    _, lse = reference_attention(zeros, k, v, is_causal=True, **options)
+    sums[0][0], sums[1][0] = 1 / 2 + 1, 1 / 4 + 1
+    assert_equal_to_rounding(lse[0].cpu(), torch.tensor(sums).double().log())
+
+
 # ---- Against PyTorch ----
 
 
@@ -145,6 +176,57 @@ def test_agrees_with_pytorch(options, lengths, n_kv_heads):
     scores = (q @ k.mT / math.sqrt(24)).masked_fill(~mask, -math.inf)
     assert_equal_to_rounding(lse, scores.logsumexp(dim=-1))
     assert (o[:, :, ~sees] == 0).all() and (lse[:, :, ~sees] == -math.inf).all()
+
+
+@pytest.mark.parametrize("n_kv_heads", [1, 3])
+@pytest.mark.parametrize("lengths", [(17, 17), (9, 40), (40, 9)], ids=name_of)
+def test_alibi_agrees_with_pytorch(lengths, n_kv_heads):
+    """ALiBi is an additive mask to PyTorch."""
+    q, k, v = inputs(*lengths, 24, torch.float64, n_heads=3, group=3 // n_kv_heads)
+    slopes = torch.tensor([1.0, 0.5, 0.1], dtype=torch.float64, device=DEVICE)
+    o = reference_attention(q, k, v, is_causal=True, alibi_slopes=slopes)
+    n_queries, n_keys = lengths
+    position = torch.arange(n_keys - n_queries, n_keys, device=DEVICE)
+    distance = (position[:, None] - torch.arange(n_keys, device=DEVICE)).abs()
+    visible = attention_mask(*lengths, True, device=DEVICE)
+    mask = -slopes[:, None, None] * distance
+    mask = mask.masked_fill(~visible, -math.inf)
+    sees = visible.any(dim=1)
+    assert_equal_to_rounding(o[:, :, sees], pytorch(q, k, v, mask)[:, :, sees])
+
+
+def test_softcap_comes_before_alibi_and_leaves_the_sink_alone():
+    q, k, v = inputs(9, 9, 16, torch.float64)
+    slopes = torch.tensor([1.0, 0.5], dtype=torch.float64, device=DEVICE)
+    sinks = torch.tensor([-1.0, 7.0], dtype=torch.float64, device=DEVICE)
+    _, lse = reference_attention(
+        q, k, v, sinks=sinks, softcap=2.0, alibi_slopes=slopes, return_lse=True
+    )
+    i = torch.arange(9, device=DEVICE)
+    distance = (i[:, None] - i).abs()
+    scores = 2 * torch.tanh(q @ k.mT / 4 / 2) - slopes[:, None, None] * distance
+    sums = scores.exp().sum(dim=-1) + sinks.exp()[:, None]
+    assert_equal_to_rounding(lse, sums.log())
+
+
+@pytest.mark.parametrize("n_kv_heads", [1, 2, 6])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        CAUSAL,
+        {**CAUSAL, "window_size": 5},
+        {**CAUSAL, "window_size": 5, "sink_size": 3},
+    ],
+    ids=repr,
+)
+def test_naive_attention_has_the_same_options(options, n_kv_heads):
+    q, k, v = inputs(9, 40, 24, torch.float64, n_heads=6, group=6 // n_kv_heads)
+    expected = reference_attention(q, k, v, **options)
+    # Its softmax is in float32.
+    torch.testing.assert_close(
+        naive_attention(q, k, v, **options), expected, rtol=2**-18, atol=2**-18
+    )
 
 
 @pytest.mark.parametrize("n_queries", [4, 9])

@@ -4,11 +4,14 @@ import json
 import statistics
 
 import pytest
+import torch
 
 from kernels import benchmark
 from kernels.experiments import EXPERIMENTS
+from kernels.reference import attention_mask
 
-ATTENTION = ["full", "causal"]
+SWEEPS = ["full", "causal"]
+ATTENTION = [*SWEEPS, "grouped", "window", "options"]
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
@@ -42,16 +45,37 @@ def test_medians_and_spreads_follow_from_the_samples(name):
         assert row["ms"] is not None or row["error"]
 
 
+def visible_pairs(row) -> float:
+    """As the reference's mask has them; plain causal attention counts as half."""
+    queries, keys, window = row["queries"], row["length"], row["window_size"]
+    if not row["is_causal"]:
+        return queries * keys
+    if window is None and queries == keys:
+        return keys**2 / 2
+    position = torch.arange(keys - queries, keys)
+    first = (position - window + 1).clamp(min=0) if window else 0 * position
+    sinks = torch.minimum(first, torch.tensor(row["sink_size"] or 0))
+    return (position + 1 - first + sinks).sum().item()
+
+
 @pytest.mark.parametrize("name", ATTENTION)
 def test_tflops_follow_from_shape_and_time(name):
     for row in benchmark.load(name)["rows"]:
-        flops = 4 * row["batch"] * row["heads"] * row["length"] ** 2 * row["head_dim"]
-        if row["is_causal"]:
-            flops /= 2
-        assert row["tflops"] == pytest.approx(flops / row["ms"] / 1e9, abs=0.01)
+        if row["ms"] is not None:
+            per_head = 4 * row["head_dim"] * visible_pairs(row)
+            flops = per_head * row["batch"] * row["heads"]
+            assert row["tflops"] == pytest.approx(flops / row["ms"] / 1e9, abs=0.01)
 
 
-@pytest.mark.parametrize("name", ATTENTION)
+def test_visible_pairs_are_those_of_the_mask():
+    for window, sinks in [(1, None), (5, 0), (5, 3), (9, 40), (70, 2)]:
+        row = {"queries": 50, "length": 64, "is_causal": True}
+        row |= {"window_size": window, "sink_size": sinks}
+        mask = attention_mask(50, 64, True, window, sinks)
+        assert visible_pairs(row) == mask.sum()
+
+
+@pytest.mark.parametrize("name", SWEEPS)
 def test_every_peer_was_measured_at_every_shape(name):
     shapes = {}
     for row in benchmark.load(name)["rows"]:
