@@ -30,10 +30,11 @@ def flash_attention_forward(
     is_causal : the query at position p = i + N_k − N_q sees the keys j ≤ p (aligned
         at the end).
     window_size : w, at least 1: of these it sees only the last w, p − w < j.
-    sink_size : s, with a window: it sees the first s keys as well, j < s and j ≤ p.
+    sink_size : s, with a window: it sees the first s keys as well, j < s and j ≤ p;
+        up to 2³⁰.
     sinks : (H,), any floating dtype: a learned logit a head, one more term exp(sink)
         of the denominator, neither scaled nor capped; it has no value.
-    softcap : c turns each score s = q·k/√d into c·tanh(s / c).
+    softcap : c, up to 1000, turns each score s = q·k/√d into c·tanh(s / c).
     alibi_slopes : (H,), any floating dtype: slope·|p − j| is then taken from it.
     return_lse : also return the log-sum-exp of each row's scores.
 

@@ -3,14 +3,14 @@
 Each error names the argument, what was given and what is allowed.
 """
 
-import math
-
 import torch
 
 from kernels.device import DEVICE, INTERPRETED, tensor_core_dtype
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 MIN_HEAD_DIM, MAX_HEAD_DIM = 16, 256
+MAX_SINKS = 2**30  # the kernel rounds them up to whole blocks, in 32 bits
+MAX_SOFTCAP = 1000  # scores are rounded to about a millionth of it
 MAX_GRID = 65535  # CUDA's limit on the second and third axis of a launch
 
 
@@ -84,6 +84,10 @@ def check_mask(is_causal: bool, window_size: object, sink_size: object) -> None:
             raise ValueError(f"window_size={window_size} needs is_causal=True")
     if sink_size is not None:
         check_size("sink_size", sink_size, least=0)
+        if sink_size > MAX_SINKS:
+            raise ValueError(
+                f"sink_size is {sink_size}; at most {MAX_SINKS} are allowed"
+            )
         if window_size is None:
             raise ValueError(f"sink_size={sink_size} needs a window_size")
 
@@ -106,11 +110,14 @@ def check_per_head(name: str, value: object, q: torch.Tensor) -> None:
 
 
 def check_softcap(softcap: object) -> None:
-    """Raise unless ``softcap`` is a positive, finite number."""
+    """Raise unless ``softcap`` is a positive number up to MAX_SOFTCAP."""
     if isinstance(softcap, bool) or not isinstance(softcap, int | float):
         raise TypeError(f"softcap must be a number or None, not {softcap!r}")
-    if not 0 < softcap < math.inf:
-        raise ValueError(f"softcap is {softcap}; it must be positive and finite")
+    if not 0 < softcap <= MAX_SOFTCAP:
+        raise ValueError(
+            f"softcap is {softcap}; it must be positive and at most {MAX_SOFTCAP} "
+            "(None turns it off)"
+        )
 
 
 def check_no_gradient(name: str, value: torch.Tensor) -> None:

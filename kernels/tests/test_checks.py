@@ -140,15 +140,22 @@ BAD_OPTIONS = {
         {"window_size": 4, "sink_size": False}, TypeError,
         "sink_size an int or None, not False",
     ),
-    "softcap of 0": ({"softcap": 0}, ValueError, "softcap is 0 positive and finite"),
+    "more than 2**30 sinks": (
+        {"window_size": 4, "sink_size": 2**30 + 1}, ValueError,
+        "sink_size is 1073741825 at most 1073741824",
+    ),
+    "softcap of 0": ({"softcap": 0}, ValueError, "softcap is 0 positive at most 1000"),
+    "softcap of 1001": (
+        {"softcap": 1001}, ValueError, "softcap is 1001 positive at most 1000"
+    ),
     "softcap of -2.0": (
-        {"softcap": -2.0}, ValueError, "softcap is -2.0 positive and finite"
+        {"softcap": -2.0}, ValueError, "softcap is -2.0 positive at most 1000"
     ),
     "softcap of inf": (
-        {"softcap": float("inf")}, ValueError, "softcap is inf positive and finite"
+        {"softcap": float("inf")}, ValueError, "softcap is inf positive at most 1000"
     ),
     "softcap of nan": (
-        {"softcap": float("nan")}, ValueError, "softcap is nan positive and finite"
+        {"softcap": float("nan")}, ValueError, "softcap is nan positive at most 1000"
     ),
     "softcap of True": (
         {"softcap": True}, TypeError, "softcap a number or None, not True"
@@ -260,7 +267,7 @@ def test_what_is_allowed():
     for options in (
         {"window_size": 1},
         {"window_size": 1, "sink_size": 0},
-        {"window_size": 10**12, "sink_size": 10**12},
+        {"window_size": 10**12, "sink_size": 2**30},
         {"softcap": 1},
         {"softcap": 1e-3},
         {"sinks": LOGITS.double(), "alibi_slopes": LOGITS.half()},
