@@ -135,7 +135,7 @@ PROBLEMS = {
         ),
         Problem(
             number=7,
-            title="Sliding-Window Flash Attention with Sinks",
+            title="Flash Attention with Window and Sinks",
             entry="flash_attention_forward",
             seed=48,
             cases=grouped(SINK_SHAPES, window_size=128, sink_size=8),

@@ -66,8 +66,8 @@ def window_attention_kernel(
     # TODO 5. New: n_left, where the window starts for the query that sees farthest back
     #         (which one is it?). There is no key before 0. Round down to whole blocks.
     # TODO 6. New: n_whole, from where *every* query of this program sees all keys up to
-    #         n_below: which query is the last to lose sight of a key? Round up to whole
-    #         blocks. In a small window no key is like that: n_whole is n_below at most.
+    #         n_below: whose window starts last? Round up to whole blocks. With a small
+    #         window there may be no such key: n_whole is n_below at most.
     # TODO 7. Call attend three times, so that each key is visited once:
     #           from n_left to n_whole with IS_MASKED=True: the window's left edge;
     #           from n_whole to n_below with IS_MASKED=False: its middle;
