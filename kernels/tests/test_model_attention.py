@@ -116,7 +116,10 @@ def test_every_combination(dtype, mask):
         measured.append(compare(ours, reference_attention, qkv, **options))
         measured[-1].check_max(case)
     assert len(measured) >= 3
-    check_rms(measured)
+    # Apart, or what softcap may add in float32 would cover for the cases without it.
+    check_rms([errors for errors in measured if not errors.max_tanh])
+    if any(errors.max_tanh for errors in measured):
+        check_rms([errors for errors in measured if errors.max_tanh])
 
 
 # ---- Which keys are loaded, which are masked ----

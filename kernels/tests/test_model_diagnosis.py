@@ -89,7 +89,7 @@ MISTAKES = [
     (6, "middle-twice", [(DIAGONAL, "n_whole, n_seen, position")]),
     (6, "mask-strict", [("behind >= 0", "behind > 0")]),
     (6, "mask-next", [("behind >= 0", "behind >= -1")]),
-    (6, "mask-missing", [(BELOW, "n_below = n_keys")]),
+    (6, "mask-missing", [(BELOW, "n_below = n_keys // BLOCK_N * BLOCK_N")]),
     (6, "diagonal-skipped", [(DIAGONAL, "n_below, n_below, position")]),
     (6, "diagonal-twice", [(MIDDLE, "n_whole, n_seen, position")]),
     (6, "not-finite", [(SHIFT, "m_new")]),
