@@ -82,6 +82,8 @@ CAUSES = {
     "neighbours, so it is h // G, with G = H / H_kv",
     "group-count": "query head h reads K/V head h // H_kv: divide by the size of a "
     "group, G = H / H_kv, not by their number",
+    "group-remainder": "query head h reads K/V head h % G, its place in the group: the "
+    "group itself is h // G, with G = H / H_kv",
     "group-first": "every query head reads the first head of K and V",
     "group-one-sided": "K and V are read from different heads: both have to be K/V "
     "head h // G",

@@ -47,6 +47,7 @@ def group_mistakes(case, inputs: tuple, batch: int):
         "group-undivided": lambda h: h,
         "group-transposed": lambda h: h % n_kv_heads,
         "group-count": lambda h: h // n_kv_heads,
+        "group-remainder": lambda h: h % group,
         "group-first": lambda h: 0,
     }
 

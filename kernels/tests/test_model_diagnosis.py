@@ -48,6 +48,7 @@ MISTAKES = [
     (5, "group-undivided", [(KV_HEAD, "kv_head = head")]),
     (5, "group-transposed", [(KV_HEAD, f"kv_head = head % {N_KV_HEADS}")]),
     (5, "group-count", [(KV_HEAD, f"kv_head = head // {N_KV_HEADS}")]),
+    (5, "group-remainder", [(KV_HEAD, "kv_head = head % group")]),
     (5, "group-first", [(KV_HEAD, "kv_head = head * 0")]),
     (5, "group-one-sided", [(K_HEAD, "head * stride_kh")]),
     (5, "group-one-sided", [(V_HEAD, "head * stride_vh")]),
