@@ -58,14 +58,19 @@ class Shape:
 
 
 def error_of(function: Callable, q, k, v, shape: Shape, **options) -> float:
-    """The largest error of the first head, over its last queries."""
-    one = (slice(0, 1), slice(0, 1), slice(-CHECKED_QUERIES, None))
+    """The largest error of one head of the last sequence, over its last queries.
+
+    It is head 1: with grouped queries, another K/V head than its own is then seen.
+    """
+    head, kv_head = 1, k.shape[1] // q.shape[1]  # 1 // (H / H_kv): 1 without groups
+    one = (slice(-1, None), slice(head, head + 1), slice(-CHECKED_QUERIES, None))
+    kv = (slice(-1, None), slice(kv_head, kv_head + 1))
     per_head = {
-        name: value[:1] if isinstance(value, torch.Tensor) else value
+        name: value[one[1]] if isinstance(value, torch.Tensor) else value
         for name, value in options.items()
     }
     expected = reference_attention(
-        q[one].float(), k[:1, :1].float(), v[:1, :1].float(),
+        q[one].float(), k[kv].float(), v[kv].float(),
         shape.is_causal, shape.window_size, shape.sink_size, **per_head,
     )  # fmt: skip
     return (function(q, k, v)[one].float() - expected).abs().max().item()
