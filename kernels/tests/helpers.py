@@ -16,6 +16,7 @@ import torch
 from kernels.causal_attention import causal_attention
 from kernels.causal_one_phase import one_phase_attention
 from kernels.device import DEVICE, tensor_core_dtype
+from kernels.fast_attention import fast_attention
 from kernels.full_attention import full_attention
 from kernels.reference import attention_mask, naive_attention, reference_attention
 
@@ -25,6 +26,8 @@ KERNELS = {
     "causal": causal_attention,
     "one_phase": lambda q, k, v: (one_phase_attention(q, k, v, False), None),
     "one_phase_skipping": lambda q, k, v: (one_phase_attention(q, k, v, True), None),
+    "fast_full": lambda q, k, v, tiles=None: fast_attention(q, k, v, False, tiles),
+    "fast_causal": lambda q, k, v, tiles=None: fast_attention(q, k, v, True, tiles),
 }
 # bfloat16 where the card has it; the interpreter computes it wrongly.
 DTYPES = sorted({torch.float16, torch.float32, tensor_core_dtype()}, key=str)
@@ -139,7 +142,7 @@ def check_rms(cases: list[Errors]) -> None:
 
 def errors(kernel: str, q, k, v) -> Errors:
     """Of one of KERNELS, beside the textbook's three steps."""
-    is_causal = kernel != "full"
+    is_causal = not kernel.endswith("full")
     return compare(KERNELS[kernel], naive_attention, (q, k, v), is_causal=is_causal)
 
 

@@ -50,6 +50,11 @@ JOBS += [
     for (capability, dtype, head_dim), kernels in MODEL_SAMPLE.items()
     for kernel in kernels
 ]
+JOBS += [
+    (90, kernel, "bfloat16", head_dim)
+    for head_dim in (16, 64, 96, 128, 256)
+    for kernel in ("fast_full", "fast_causal")
+]
 
 
 @functools.cache
@@ -65,7 +70,7 @@ def compiled() -> dict:
 
 @pytest.mark.parametrize("job", JOBS, ids=lambda job: "sm_{}-{}-{}-d{}".format(*job))
 def test_compiles_and_fits(job):
-    capability, _, dtype, head_dim = job
+    capability, kernel, dtype, head_dim = job
     result = compiled()[job]
     assert result["shared"] <= result["shared_limit"], result["tiles"]
     if dtype == "float32":
@@ -75,6 +80,9 @@ def test_compiles_and_fits(job):
         short = {"float16": "f16", "bfloat16": "bf16"}[dtype]
         keeps_dtype = f".f32.{short}.{short}" in result["ptx"]
         assert keeps_dtype
+    if kernel.startswith("fast"):  # the tensor cores of Hopper, and its copy engine
+        assert "wgmma.mma_async" in result["ptx"]
+        assert "cp.async.bulk.tensor" in result["ptx"]
     if capability == 90 and dtype != "float32":
         # The mask over the columns 96 to 127 takes registers in every step.
         allowed = 8 if head_dim == 96 else 0

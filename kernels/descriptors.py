@@ -1,0 +1,30 @@
+"""Tensor descriptors: what Hopper's copy engine (TMA) needs to know of a tensor.
+
+A descriptor holds a tensor's address, shape and strides and the size of a block. One
+thread then asks for the block at some place; the engine computes the addresses, fills
+shared memory, and reads what lies outside the tensor as zeros. On the way back, what
+lies outside is not written. (CUDA C++ Programming Guide, "Tensor Memory Accelerator".)
+"""
+
+import torch
+from triton.tools.tensor_descriptor import TensorDescriptor
+
+ALIGNMENT = 16  # bytes: of a tensor's address and of all its strides but the last
+
+
+def can_describe(*tensors: torch.Tensor) -> bool:
+    """Whether the copy engine can read these tensors as they lie in memory."""
+    return all(
+        x.stride(-1) == 1
+        and x.data_ptr() % ALIGNMENT == 0
+        and all(
+            stride > 0 and stride * x.element_size() % ALIGNMENT == 0
+            for stride in x.stride()[:-1]
+        )
+        for x in tensors
+    )
+
+
+def rows_of_a_head(x: torch.Tensor, rows: int, block_d: int) -> TensorDescriptor:
+    """Blocks of some rows of one head of x (batch, head, row, column)."""
+    return TensorDescriptor(x, x.shape, x.stride(), [1, 1, rows, block_d])
