@@ -1,15 +1,19 @@
 """Check, time and weigh attention functions on one shape: rows of a result file."""
 
+import textwrap
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 import torch
 
-from kernels.benchmark import peak_bytes, summarise, time_in_turn
+from kernels.device import DEVICE
 from kernels.reference import reference_attention
+from kernels.timing import peak_bytes, summarise, time_in_turn
 
 CHECKED_QUERIES = 16384  # the last of a head; the reference needs room for their scores
-ALLOWED_ERROR = 2e-2  # of bfloat16 outputs of standard normal inputs
+# Of the outputs of standard normal inputs: about twice naive attention's largest error.
+ALLOWED_ERROR = {"bfloat16": 2e-2, "float16": 4e-3}
 
 
 @dataclass(frozen=True)
@@ -25,17 +29,24 @@ class Shape:
     window_size: int | None = None
     sink_size: int | None = None
     queries: int | None = None
+    dtype: str = "bfloat16"
+
+    def sizes(self) -> list[tuple[int, int, int, int]]:
+        """The shapes of q, k and v."""
+        kv_heads, queries = self.kv_heads or self.heads, self.queries or self.length
+        tokens = [(self.heads, queries), *[(kv_heads, self.length)] * 2]
+        return [(self.batch, heads, n, self.head_dim) for heads, n in tokens]
 
     def inputs(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Standard normal q, k, v in bfloat16."""
-        kv_heads, queries = self.kv_heads or self.heads, self.queries or self.length
-        shapes = [(self.heads, queries), *[(kv_heads, self.length)] * 2]
-        return tuple(
-            torch.randn(
-                self.batch, heads, n, self.head_dim, device="cuda", dtype=torch.bfloat16
-            )
-            for heads, n in shapes
-        )
+        """Standard normal q, k, v."""
+        dtype = getattr(torch, self.dtype)
+        return tuple(torch.randn(s, device=DEVICE, dtype=dtype) for s in self.sizes())
+
+    def bytes(self) -> int:
+        """q, k and v read once, o written once."""
+        q, k, v = self.sizes()
+        elements = sum(torch.Size(size).numel() for size in (q, k, v, q))
+        return elements * getattr(torch, self.dtype).itemsize
 
     def flops(self) -> float:
         """4·d a visible pair and head; a plain causal mask counts half of all pairs."""
@@ -51,51 +62,82 @@ class Shape:
 
     def columns(self) -> dict:
         """The row of a result file, as far as the shape goes."""
-        row = {"direction": "forward"} | asdict(self) | {"dtype": "bfloat16"}
+        row = {"direction": "forward"} | asdict(self)
         row["kv_heads"] = self.kv_heads or self.heads
         row["queries"] = self.queries or self.length
         return row
 
 
-def error_of(function: Callable, q, k, v, shape: Shape, **options) -> float:
-    """The largest error of one head of the last sequence, over its last queries.
+def checked(shape: Shape) -> tuple:
+    """The part of an output that is checked: the last queries of one head.
 
-    It is head 1: with grouped queries, another K/V head than its own is then seen.
+    It is head 1 of the last sequence, if there are two: with grouped queries, another
+    K/V head than its own is then seen.
     """
-    head, kv_head = 1, k.shape[1] // q.shape[1]  # 1 // (H / H_kv): 1 without groups
-    one = (slice(-1, None), slice(head, head + 1), slice(-CHECKED_QUERIES, None))
+    head = min(1, shape.heads - 1)
+    return slice(-1, None), slice(head, head + 1), slice(-CHECKED_QUERIES, None)
+
+
+def expected_part(inputs: tuple, shape: Shape, **options) -> torch.Tensor:
+    """What the checked part of the output should be, in float32."""
+    q, k, v = inputs
+    part = checked(shape)
+    kv_head = part[1].start * k.shape[1] // q.shape[1]
     kv = (slice(-1, None), slice(kv_head, kv_head + 1))
     per_head = {
-        name: value[one[1]] if isinstance(value, torch.Tensor) else value
+        name: value[part[1]] if isinstance(value, torch.Tensor) else value
         for name, value in options.items()
     }
-    expected = reference_attention(
-        q[one].float(), k[kv].float(), v[kv].float(),
+    return reference_attention(
+        q[part].float(), k[kv].float(), v[kv].float(),
         shape.is_causal, shape.window_size, shape.sink_size, **per_head,
     )  # fmt: skip
-    return (function(q, k, v)[one].float() - expected).abs().max().item()
 
 
-def attention_rows(functions: dict[str, Callable], shape: Shape, **options) -> list:
+def why_it_fails(
+    function: Callable, inputs: tuple, shape: Shape, expected: torch.Tensor
+) -> str | None:
+    """The reason in a line, or None if the function runs and is right."""
+    with warnings.catch_warnings(record=True) as said:  # PyTorch's reasons are warnings
+        warnings.simplefilter("always")
+        try:
+            o = function(*inputs)[checked(shape)]
+            error = (o.float() - expected).abs().max().item()
+        except Exception as failure:
+            if inputs[0].is_cuda:
+                torch.cuda.synchronize()  # a card broken by it ends the run here
+            reasons = [failure, *(warning.message for warning in said)]
+            text = "; ".join(str(reason) or repr(reason) for reason in reasons)
+            return textwrap.shorten(text, 300)
+    allowed = ALLOWED_ERROR[shape.dtype]
+    return None if error < allowed else f"wrong by {error:.2g}; {allowed} is allowed"
+
+
+def attention_rows(
+    functions: dict[str, Callable],
+    shape: Shape,
+    say: Callable[[str], object] = lambda name: None,
+    **options,
+) -> list[dict]:
     """One row for each function of (q, k, v), timed in turn on the same inputs.
 
     ``options`` (sinks, softcap, alibi_slopes) are what the functions compute besides.
     A function that fails or is wrong is named, with ``ms`` None and its ``error``.
+    ``say`` is told the name of the function at work.
     """
     inputs = shape.inputs()
-    rows, right = [], {}
+    expected = expected_part(inputs, shape, **options)
+    columns, right = {}, {}
     for name, function in functions.items():
-        try:
-            error = error_of(function, *inputs, shape, **options)
-            if not error < ALLOWED_ERROR:
-                raise ArithmeticError(f"wrong by {error}")
+        say(name)
+        columns[name] = {"ms": None, "spread": None, "tflops": None}
+        reason = why_it_fails(function, inputs, shape, expected)
+        if reason is None:
             right[name] = lambda function=function: function(*inputs)
-        except (RuntimeError, ArithmeticError) as failure:
-            failed = {"ms": None, "error": str(failure)}
-            rows.append({"kernel": name, **shape.columns(), **failed})
-    for name, samples in time_in_turn(right).items():
-        row = {"kernel": name, **shape.columns(), **summarise(samples)}
-        row["tflops"] = round(shape.flops() / row["ms"] / 1e9, 2)
-        row["peak_bytes"] = peak_bytes(right[name])
-        rows.append(row)
-    return rows
+        else:
+            columns[name]["error"] = reason
+    for name, samples in time_in_turn(right, say).items():
+        columns[name] = summarise(samples)
+        columns[name]["tflops"] = round(shape.flops() / columns[name]["ms"] / 1e9, 2)
+        columns[name]["peak_bytes"] = peak_bytes(right[name])
+    return [{"kernel": name, **shape.columns(), **columns[name]} for name in functions]

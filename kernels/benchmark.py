@@ -1,33 +1,35 @@
 """Measure the book's kernels and their peers on this GPU.
 
-    python -m kernels.benchmark [NAME ...]      all experiments if none is named
+    python -m kernels.benchmark [NAME ...]      everything if nothing is named
 
-Each experiment (``kernels.experiments``) times everything it compares in one run, in
-turn, after checking the outputs, and writes ``book/results/NAME.json`` whole or not at
-all: the card, the versions, the date, the commit, a hash of the measured source, and
-for every row its shape, the raw samples and their median. Chapters read it with
-``load``.
+Each experiment (``kernels.experiments``; those of all lengths, head dimensions and
+dtypes in ``kernels.sweep``) times what it compares in one run, in turn, after checking
+the outputs, and writes ``book/results/NAME.json`` whole or not at all: the card, the
+versions, the date, the commit, a hash of the measured source, and for every row its
+shape, the raw samples and their median. Chapters read it with ``load``.
+
+A file that is there already, measured with today's source on this kind of card with
+these versions, is left as it is. So a run that was cut off is taken up again by the
+same command; ``--again`` measures anew.
 """
 
 import argparse
 import ast
 import datetime
 import hashlib
+import importlib.metadata
 import json
 import os
-import statistics
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Collection
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
 RESULTS = Path(__file__).parent.parent / "book" / "results"
-ROUNDS = 5
-WARM_UP = 600  # milliseconds
-SAMPLES_KEPT = 20  # of each round; evenly spaced where there are more
+VERSIONS = ["torch", "triton", "cudnn", "fa3-fwd"]  # as ``about_this_run`` names them
 
 
 def code_lines(path: Path) -> list[str]:
@@ -53,48 +55,6 @@ def source_hash(modules: list[str]) -> str:
     return digest.hexdigest()
 
 
-def time_in_turn(functions: dict[str, Callable[[], object]]) -> dict[str, list[float]]:
-    """Milliseconds of each function: a few rounds, each function once a round.
-
-    ``triton.testing.do_bench`` times with CUDA events and clears the L2 cache before
-    each run. Before the first round all functions are kept running for a while: a card
-    that was idle starts at a higher clock than it can hold.
-    """
-    from triton.testing import do_bench
-
-    for function in functions.values():
-        do_bench(function, warmup=WARM_UP / len(functions), rep=1)
-    samples = {name: [] for name in functions}
-    for _ in range(ROUNDS):
-        for name, function in functions.items():
-            times = do_bench(function, warmup=10, rep=40, return_mode="all")
-            step = max(1, len(times) // SAMPLES_KEPT)
-            samples[name] += [float(f"{ms:.5g}") for ms in times[::step][:SAMPLES_KEPT]]
-    return samples
-
-
-def summarise(samples: list[float]) -> dict:
-    """Median and spread (interquartile range over median) of samples in ms."""
-    low, median, high = statistics.quantiles(samples, n=4)
-    return {
-        "ms": statistics.median(samples),
-        "spread": round((high - low) / median, 4),
-        "samples": samples,
-    }
-
-
-def peak_bytes(function: Callable[[], object]) -> int:
-    """The most memory a call holds beyond what was there, its result included."""
-    torch.cuda.synchronize()
-    torch.cuda.empty_cache()
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
-    result = function()
-    torch.cuda.synchronize()
-    del result
-    return torch.cuda.max_memory_allocated() - before
-
-
 def git_commit() -> str | None:
     """The commit of the working tree, if git can tell."""
     run = subprocess.run(
@@ -105,8 +65,16 @@ def git_commit() -> str | None:
     return run.stdout.strip() or None
 
 
+def version_of(package: str) -> str | None:
+    """The installed version of a package that need not be there."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
 def about_this_run(commit: str | None) -> dict:
-    """What was measured on, with what, and when."""
+    """What is measured on, with what, and when."""
     import triton
 
     card = torch.cuda.get_device_properties()
@@ -128,19 +96,23 @@ def about_this_run(commit: str | None) -> dict:
         "torch": torch.__version__,
         "triton": triton.__version__,
         "cudnn": torch.backends.cudnn.version(),
+        "fa3-fwd": version_of("fa3-fwd"),
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
         "commit": commit or git_commit(),
     }
 
 
 def write(name: str, result: dict) -> None:
-    """Write a result file whole or not at all."""
+    """Write a result file whole or not at all, each row of its tables on one line."""
     RESULTS.mkdir(exist_ok=True)
     partial = RESULTS / f"{name}.json.part"
-    rows = result.pop("rows", [])
-    text = json.dumps(result, indent=1)[:-2] + ',\n "rows": [\n'
-    text += ",\n".join("  " + json.dumps(row) for row in rows) + "\n ]\n}\n"
-    partial.write_text(text, encoding="utf-8")
+    tables = {key: result[key] for key in ("ceilings", "rows") if key in result}
+    rest = {key: value for key, value in result.items() if key not in tables}
+    text = json.dumps(rest, indent=1)[:-2]
+    for key, rows in tables.items():
+        text += f',\n "{key}": [\n'
+        text += ",\n".join("  " + json.dumps(row) for row in rows) + "\n ]"
+    partial.write_text(text + "\n}\n", encoding="utf-8")
     os.replace(partial, RESULTS / f"{name}.json")
 
 
@@ -156,28 +128,63 @@ def load(name: str) -> dict:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def main() -> int:
+def is_current(name: str, about: dict, kernels: Collection[str] = ()) -> bool:
+    """Is there a result of this source, card and versions, with all these kernels?
+
+    A file from before a version was recorded says nothing of it. The driver is stored
+    and not compared: no kernel is compiled by it.
+    """
+    if not (RESULTS / f"{name}.json").exists():
+        return False
+    stored = load(name)
+    measured = {row.get("kernel") for row in stored["rows"]}
+    return (
+        stored["source_hash"] == about["source_hash"]
+        and stored["device"]["name"] == about["device"]["name"]
+        and all(stored.get(key, about[key]) == about[key] for key in VERSIONS)
+        and set(kernels) <= measured - set(stored.get("without", []))
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
     from kernels.experiments import EXPERIMENTS
+    from kernels.sweep import KERNELS, SWEEPS, table
 
     parser = argparse.ArgumentParser(
         prog="python -m kernels.benchmark",
         description="Measure the book's kernels and their peers on this GPU.",
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(EXPERIMENTS))
+    parser.add_argument(
+        "--again", action="store_true", help="measure what is there already, too"
+    )
+    parser.add_argument(
+        "--without", action="append", default=[], choices=KERNELS, metavar="KERNEL",
+        help=f"leave a kernel out of the sweep; repeatable: {', '.join(KERNELS)}",
+    )  # fmt: skip
     parser.add_argument("--commit", help="the measured commit, where git cannot tell")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     for name in arguments.names:
         if name not in EXPERIMENTS:
             parser.error(f"unknown experiment {name!r}; there are {list(EXPERIMENTS)}")
     if not torch.cuda.is_available():
         print("Measuring needs a GPU; none was found.", file=sys.stderr)
         return 1
-    for name in tqdm(arguments.names or list(EXPERIMENTS), desc="experiments"):
+    names = arguments.names or list(EXPERIMENTS)
+    for name in tqdm(names, desc="experiments"):
         modules, experiment = EXPERIMENTS[name]
+        about = about_this_run(arguments.commit)
+        about |= {"modules": modules, "source_hash": source_hash(modules)}
+        wanted = [k for k in KERNELS if name in SWEEPS and k not in arguments.without]
+        if not arguments.again and is_current(name, about, wanted):
+            tqdm.write(f"{name}: there already, of this source, card and versions")
+            continue
         torch.manual_seed(0)
-        result = about_this_run(arguments.commit)
-        result |= {"modules": modules, "source_hash": source_hash(modules)}
-        write(name, result | experiment())
+        choice = {"without": arguments.without} if name in SWEEPS else {}
+        write(name, about | experiment(**choice))
+    for name in names:
+        if name in SWEEPS:
+            print(table(name, load(name)), end="\n\n")
     return 0
 
 

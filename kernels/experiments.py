@@ -1,11 +1,11 @@
 """What ``python -m kernels.benchmark`` measures, one function a result file.
 
-The shapes keep the work of a model's layer: B·N = 16384 tokens and H·d = 2048 columns,
-so that a longer sequence means fewer of them. FLOPs of attention are 4·N²·d a head,
-half of that if causal, whatever a kernel really computes.
+FLOPs of attention are 4·N²·d a head, half of that if causal, whatever a kernel really
+computes.
 """
 
 import math
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -13,25 +13,29 @@ from tqdm import tqdm
 
 from kernels import first_kernels as first
 from kernels.attention_rows import Shape, attention_rows
-from kernels.benchmark import peak_bytes, summarise, time_in_turn
+from kernels.causal_attention import causal_attention
 from kernels.causal_one_phase import one_phase_attention
+from kernels.full_attention import full_attention
 from kernels.model_experiments import MODEL_EXPERIMENTS
-from kernels.peers import peers
+from kernels.peers import library_peers
 from kernels.reference import naive_attention
+from kernels.sweep import LENGTHS, SEED_SHAPES, SWEEPS, layer_shapes
 from kernels.tests.solutions import seed_problem_4
-
-TOKENS, COLUMNS = 16384, 2048
-LENGTHS = [512, 1024, 2048, 4096, 8192, 16384]
-SEED_SHAPES = [(1, 8, 512), (1, 8, 1024), (1, 16, 2048), (1, 16, 4096)]  # head dim 16
+from kernels.timing import ceilings, peak_bytes, summarise, time_in_turn
 
 
 def attention_shapes() -> list[tuple[int, int, int, int]]:
-    """(batch, heads, length, head_dim) of the sweep."""
-    return [
-        (TOKENS // length, COLUMNS // head_dim, length, head_dim)
-        for head_dim in (64, 128)
-        for length in LENGTHS
-    ]
+    """(batch, heads, length, head_dim) of chapters 05 and 06."""
+    return [(*sizes, d) for d in (64, 128) for sizes in layer_shapes(d)]
+
+
+def peers(is_causal: bool) -> dict[str, Callable]:
+    """The kernels of chapters 05 and 06, and what they are measured against."""
+    ours = causal_attention if is_causal else full_attention
+    return {
+        "ours": lambda q, k, v: ours(q, k, v)[0],
+        "naive": lambda q, k, v: naive_attention(q, k, v, is_causal),
+    } | library_peers(is_causal)
 
 
 def full() -> dict:
@@ -57,23 +61,8 @@ def causal() -> dict:
 
 
 def machine() -> dict:
-    """The card's two ceilings, measured: a large matrix product and a large copy."""
-    n = 8192
-    a, b = (torch.randn(n, n, device="cuda", dtype=torch.bfloat16) for _ in range(2))
-    source = torch.randn(2**30, device="cuda")  # 4 GiB
-    target = torch.empty_like(source)
-    times = time_in_turn(
-        {"matmul": lambda: a @ b, "copy": lambda: target.copy_(source)}
-    )
-    matmul, copy = summarise(times["matmul"]), summarise(times["copy"])
-    return {
-        "gemm_tflops": round(2 * n**3 / matmul["ms"] / 1e9, 1),
-        "copy_tbps": round(2 * source.nbytes / copy["ms"] / 1e9, 3),
-        "rows": [
-            {"kernel": "matmul 8192³ bfloat16", "flops": 2 * n**3, **matmul},
-            {"kernel": "copy 4 GiB", "bytes": 2 * source.nbytes, **copy},
-        ],
-    }
+    """The card's two ceilings: a large matrix product and a large copy."""
+    return ceilings("bfloat16")
 
 
 def naive_rows(length: int, heads: int = 16, head_dim: int = 64) -> list:
@@ -160,4 +149,5 @@ EXPERIMENTS = {
     "first_kernels": (["first_kernels"], first_kernels),
     "full": ([*_STEP, "full_attention", "reference"], full),
     "causal": ([*_STEP, "causal_attention", "causal_one_phase", "reference"], causal),
-} | MODEL_EXPERIMENTS
+}
+EXPERIMENTS |= MODEL_EXPERIMENTS | SWEEPS

@@ -1,4 +1,7 @@
-"""The stored measurements are what their raw samples say, and of today's kernels."""
+"""The stored measurements are what their raw samples say, and of today's kernels.
+
+A sweep (``kernels.sweep``) may be missing; one that is there is checked in full.
+"""
 
 import json
 import statistics
@@ -9,12 +12,20 @@ import torch
 from kernels import benchmark
 from kernels.experiments import EXPERIMENTS
 from kernels.reference import attention_mask
+from kernels.sweep import HEAD_DIMS, KERNELS, SWEEPS, layer_shapes
+from kernels.timing import summarise
 
-SWEEPS = ["full", "causal"]
-ATTENTION = [*SWEEPS, "grouped", "window", "options"]
+ON_DISK = {path.stem for path in benchmark.RESULTS.glob("*.json")}
+SWEPT = [name for name in SWEEPS if name in ON_DISK]
+STORED = [name for name in EXPERIMENTS if name not in SWEEPS or name in ON_DISK]
+ATTENTION = ["full", "causal", "grouped", "window", "options", *SWEPT]
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_file_is_an_experiment_of_the_command():
+    assert set(EXPERIMENTS) - set(SWEEPS) <= ON_DISK <= set(EXPERIMENTS)
+
+
+@pytest.mark.parametrize("name", STORED)
 def test_the_measured_source_is_the_source_of_today(name):
     data = benchmark.load(name)
     modules, _ = EXPERIMENTS[name]
@@ -25,7 +36,7 @@ def test_the_measured_source_is_the_source_of_today(name):
     )
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
+@pytest.mark.parametrize("name", STORED)
 def test_a_result_says_what_it_was_measured_with(name):
     data = benchmark.load(name)
     for key in ("device", "torch", "triton", "cudnn", "date", "commit"):
@@ -33,14 +44,14 @@ def test_a_result_says_what_it_was_measured_with(name):
     assert data["device"]["name"] and data["device"]["driver"]
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
+@pytest.mark.parametrize("name", STORED)
 def test_medians_and_spreads_follow_from_the_samples(name):
     rows = benchmark.load(name)["rows"]
     measured = [row for row in rows if row["ms"] is not None]
     assert measured
     for row in measured:
         assert row["ms"] == statistics.median(row["samples"])
-        assert row["spread"] == benchmark.summarise(row["samples"])["spread"]
+        assert row["spread"] == summarise(row["samples"])["spread"]
     for row in rows:
         assert row["ms"] is not None or row["error"]
 
@@ -75,7 +86,7 @@ def test_visible_pairs_are_those_of_the_mask():
         assert visible_pairs(row) == mask.sum()
 
 
-@pytest.mark.parametrize("name", SWEEPS)
+@pytest.mark.parametrize("name", ["full", "causal"])
 def test_every_peer_was_measured_at_every_shape(name):
     shapes = {}
     for row in benchmark.load(name)["rows"]:
@@ -85,9 +96,47 @@ def test_every_peer_was_measured_at_every_shape(name):
     assert all(peers <= kernels for kernels in shapes.values())
 
 
-def test_the_ceilings_follow_from_their_rows():
-    data = benchmark.load("machine")
-    matmul, copy = data["rows"]
+@pytest.mark.parametrize("name", SWEPT)
+def test_a_sweep_has_every_kernel_once_at_every_shape(name):
+    data = benchmark.load(name)
+    (head_dim,) = (d for d in HEAD_DIMS if name.startswith(f"forward_d{d}_"))
+    dtype = name.removeprefix(f"forward_d{head_dim}_")
+    expected = {
+        (kernel, "forward", dtype, head_dim, is_causal, batch, heads, heads, n, n, None)
+        for kernel in KERNELS
+        for is_causal in (True, False)
+        for batch, heads, n in layer_shapes(head_dim)
+    }
+    keys = ["kernel", "direction", "dtype", "head_dim", "is_causal", "batch", "heads"]
+    keys += ["kv_heads", "length", "queries", "window_size"]
+    rows = [tuple(row[key] for key in keys) for row in data["rows"]]
+    assert set(rows) == expected and len(rows) == len(expected)
+    errors = {row["kernel"]: row.get("error") for row in data["rows"]}
+    left_out = [name for name in KERNELS if errors[name] == "left out on request"]
+    assert data["without"] == sorted(left_out)
+    assert errors["ours"] is None
+
+
+@pytest.mark.parametrize("name", SWEPT)
+def test_shares_of_the_ceilings_follow_from_shape_and_time(name):
+    data = benchmark.load(name)
+    for row in data["rows"]:
+        if row["ms"] is None:
+            assert row["gemm_share"] is row["copy_share"] is row["tflops"] is None
+            continue
+        tokens = 2 * row["heads"] * row["queries"] + 2 * row["kv_heads"] * row["length"]
+        tbps = 2 * row["batch"] * tokens * row["head_dim"] / row["ms"] / 1e9
+        gemm_share = row["tflops"] / data["gemm_tflops"]
+        assert row["gemm_share"] == pytest.approx(gemm_share, abs=1e-4)
+        assert row["copy_share"] == pytest.approx(tbps / data["copy_tbps"], abs=1e-4)
+
+
+@pytest.mark.parametrize("name", ["machine", *SWEPT])
+def test_the_ceilings_follow_from_their_rows(name):
+    data = benchmark.load(name)
+    matmul, copy = data.get("ceilings", data["rows"])
+    for row in (matmul, copy):
+        assert row["ms"] == statistics.median(row["samples"])
     assert data["gemm_tflops"] == pytest.approx(
         matmul["flops"] / matmul["ms"] / 1e9, abs=0.1
     )
@@ -102,6 +151,10 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     before = (tmp_path / "old.json").read_text()
     with pytest.raises(TypeError):
         benchmark.write("old", {"a": 2, "rows": [{"ms": object()}]})
+    assert (tmp_path / "old.json").read_text() == before
+    monkeypatch.setattr(benchmark.os, "replace", None)  # as if it were cut off here
+    with pytest.raises(TypeError):
+        benchmark.write("old", {"a": 2, "rows": []})
     assert (tmp_path / "old.json").read_text() == before
     assert json.loads(before) == {"a": 1, "rows": [{"ms": 1.0}]}
 
