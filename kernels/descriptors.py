@@ -17,10 +17,7 @@ def can_describe(*tensors: torch.Tensor) -> bool:
     return all(
         x.stride(-1) == 1
         and x.data_ptr() % ALIGNMENT == 0
-        and all(
-            stride > 0 and stride * x.element_size() % ALIGNMENT == 0
-            for stride in x.stride()[:-1]
-        )
+        and all(s * x.element_size() % ALIGNMENT == 0 for s in x.stride()[:-1])
         for x in tensors
     )
 

@@ -13,6 +13,7 @@ The options of chapters 07 to 09 are left to ``kernels.model_attention``.
 """
 
 import math
+from functools import cache
 
 import torch
 import triton
@@ -39,6 +40,7 @@ def fast_tiles(head_dim: int, n_keys: int) -> Tiles:
     return Tiles(128, 64, block_d, num_warps=8, num_stages=2)
 
 
+@cache
 def heads_at_a_time(n_heads: int, group: int, kv_bytes: int) -> int:
     """How many of all heads of the batch run together, so that the L2 holds their K, V.
 
@@ -80,9 +82,8 @@ def partial_sums_step(m_i, l_i, acc, qk, v, qk_scale, visible, IS_MASKED: tl.con
 @triton.jit
 def load_rows(desc, batch, head, row):
     """The block [rows, BLOCK_D] of a head that begins at a row."""
-    ROWS: tl.constexpr = desc.block_shape[2]
-    COLUMNS: tl.constexpr = desc.block_shape[3]
-    return desc.load([batch, head, row, 0]).reshape(ROWS, COLUMNS)
+    block = desc.load([batch, head, row, 0])
+    return block.reshape(desc.block_shape[2], desc.block_shape[3])
 
 
 @triton.jit
@@ -121,7 +122,6 @@ def attention_tile(
     start_m = tile * BLOCK_M
     offs_m = start_m + tl.arange(0, BLOCK_M)
     position = offs_m + n_keys - n_queries
-
     q = load_rows(q_desc, batch, head_of_batch, start_m)
     m_i = tl.full([BLOCK_M], -float("inf"), tl.float32)
     l_i = tl.zeros([BLOCK_M, SUMS], tl.float32)

@@ -55,6 +55,12 @@ JOBS += [
     for head_dim in (16, 64, 96, 128, 256)
     for kernel in ("fast_full", "fast_causal")
 ]
+JOBS += [
+    (90, f"hopper_{case}", "bfloat16", head_dim)
+    for head_dim in (64, 128)
+    for case in ("full", "tail", "causal", "unequal")
+]
+JOBS += [(90, "hopper_causal", "float16", head_dim) for head_dim in (16, 80)]
 
 
 @functools.cache
@@ -80,7 +86,9 @@ def test_compiles_and_fits(job):
         short = {"float16": "f16", "bfloat16": "bf16"}[dtype]
         keeps_dtype = f".f32.{short}.{short}" in result["ptx"]
         assert keeps_dtype
-    if kernel.startswith("fast"):  # the tensor cores of Hopper, and its copy engine
+    if kernel.startswith(
+        ("fast", "hopper")
+    ):  # the tensor cores of Hopper, and its copy engine
         assert "wgmma.mma_async" in result["ptx"]
         assert "cp.async.bulk.tensor" in result["ptx"]
     if capability == 90 and dtype != "float32":

@@ -1,0 +1,126 @@
+"""The Hopper kernel: compiled everywhere, run where there is such a card."""
+
+import math
+from functools import cache, partial
+
+import pytest
+import torch
+from helpers import check_rms, compare, inputs, name_of
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_fast_attention import described
+
+from kernels.device import INTERPRETED
+from kernels.hopper import serves
+from kernels.hopper_attention import hopper_attention
+from kernels.reference import naive_attention, reference_attention
+
+# Gluon has no interpreter, and these instructions are Hopper's alone.
+on_hopper = pytest.mark.skipif(
+    INTERPRETED or torch.cuda.get_device_capability() != (9, 0),
+    reason="needs a Hopper GPU",
+)
+DTYPES = (torch.float16, torch.bfloat16)
+HEAD_DIMS = (16, 32, 64, 72, 80, 96, 128)
+# Around the tiles' edges: 64 rows of a consumer, 128 of a program, 128 keys.
+EQUAL = [(n, n) for n in (1, 63, 64, 65, 127, 128, 129, 300, 512)]
+UNEQUAL = [(1, 129), (129, 1), (128, 384), (100, 356), (7, 300), (300, 7), (64, 257)]
+CASES = [(*lengths, 128) for lengths in EQUAL + UNEQUAL]
+CASES += [(65, 129, d) for d in HEAD_DIMS if d != 128]
+
+every_mask = pytest.mark.parametrize("is_causal", [False, True], ids=["full", "causal"])
+every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=name_of)
+
+
+@cache
+def errors_in(is_causal, dtype, case):
+    ours = partial(hopper_attention, is_causal=is_causal)
+    return compare(ours, naive_attention, inputs(*case, dtype), is_causal=is_causal)
+
+
+@on_hopper
+@every_mask
+@every_dtype
+@pytest.mark.parametrize("case", CASES, ids=name_of)
+def test_max_error(is_causal, dtype, case):
+    errors_in(is_causal, dtype, case).check_max()
+
+
+@on_hopper
+@every_mask
+@every_dtype
+def test_rms_error(is_causal, dtype):
+    check_rms([errors_in(is_causal, dtype, case) for case in CASES])
+
+
+@on_hopper
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(st.data())
+def test_drawn(data):
+    """Shapes, groups and layouts in combinations nobody thought of."""
+    draw = data.draw
+    is_causal = draw(st.booleans(), "is_causal")
+    dtype = draw(st.sampled_from(DTYPES), "dtype")
+    batch, n_kv_heads, group = draw(st.tuples(*[st.integers(1, 4)] * 3), "heads")
+    lengths = draw(st.tuples(*[st.integers(1, 600)] * 2), "lengths")
+    head_dim = draw(st.sampled_from(HEAD_DIMS), "head_dim")
+    layouts = ["contiguous", "transposed", "fused", "cut", "expanded"]
+    layouts = draw(st.tuples(*[st.sampled_from(layouts)] * 3), "layouts")
+    n_heads = n_kv_heads * group
+    made = inputs(*lengths, head_dim, dtype, batch, n_heads, group=group)
+    qkv = tuple(map(described, made, layouts))
+    assert serves(*qkv)
+    ours = partial(hopper_attention, is_causal=is_causal)
+    compare(ours, reference_attention, qkv, is_causal=is_causal).check_max()
+
+
+@on_hopper
+@every_mask
+def test_large_logits(is_causal):
+    """Scores of several hundreds: e^score alone would overflow, weights are exact."""
+    q, k, v = inputs(300, 300, 128, torch.float16)
+    ours = partial(hopper_attention, is_causal=is_causal)
+    qkv = (100 * q, k, v)
+    compare(ours, naive_attention, qkv, is_causal=is_causal).check_max()
+
+
+@on_hopper
+def test_neighbours_do_not_leak():
+    """What lies behind a head's last row is another head's: infinite here."""
+    q, k, v = inputs(70, 70, 64, torch.float16, batch=1, n_heads=2)
+    expected = hopper_attention(q, k, v)[0][:, 0]
+    for x in (q, k, v):
+        x[:, 1] = math.inf
+    assert torch.equal(hopper_attention(q, k, v)[0][:, 0], expected)
+
+
+@on_hopper
+@every_mask
+def test_same_bits_every_time(is_causal):
+    """Also when many programs run at once: a race would show."""
+    q, k, v = inputs(2000, 2000, 128, torch.bfloat16, n_heads=16)
+    first = hopper_attention(q, k, v, is_causal)
+    for _ in range(20):
+        assert all(map(torch.equal, first, hopper_attention(q, k, v, is_causal)))
+
+
+@on_hopper
+def test_in_a_cuda_graph():
+    """Captured once and replayed on other values."""
+    q, k, v = inputs(300, 300, 128, torch.bfloat16)
+    hopper_attention(q, k, v)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        o, lse = hopper_attention(q, k, v)
+    for seed in (1, 2):
+        for x, new in zip((q, k, v), inputs(300, 300, 128, q.dtype, seed=seed)):
+            x.copy_(new)
+        graph.replay()
+        assert all(map(torch.equal, (o, lse), hopper_attention(q, k, v)))
+
+
+def test_serves():
+    """Rows of 16 bytes, up to head dim 128, as descriptors allow."""
+    for head_dim, is_fine in ((16, True), (128, True), (20, False), (256, False)):
+        x = torch.zeros(1, 1, 4, head_dim, dtype=torch.float16)
+        assert serves(x, x, x) == is_fine
