@@ -16,7 +16,10 @@ from tqdm import tqdm
 from kernels.attention import flash_attention_forward
 from kernels.attention_rows import Shape, attention_rows
 from kernels.causal_attention import causal_attention
+from kernels.fast_attention import fast_attention
 from kernels.full_attention import full_attention
+from kernels.hopper import serves
+from kernels.hopper_attention import hopper_attention
 from kernels.peers import PEERS
 from kernels.reference import naive_attention
 from kernels.tests.solutions import seed_problem_4
@@ -42,17 +45,32 @@ def chapter_06(q, k, v, is_causal):
     return attention(q, k, v)[0]
 
 
+def chapter_10(q, k, v, is_causal):
+    """The top of the ladder in portable Triton."""
+    return fast_attention(q, k, v, is_causal)[0]
+
+
+def ping_pong(q, k, v, is_causal):
+    """Two consumers and a producer by hand, in Gluon."""
+    if not serves(q, k, v):
+        raise ValueError("it takes head dims up to 128")
+    return hopper_attention(q, k, v, is_causal)[0]
+
+
 # Functions of (q, k, v, is_causal): here is the place for further kernels of the book.
 # MODULES is the source behind them.
 OURS = {
     "ours": flash_attention_forward,
     "chapter 06": chapter_06,
+    "chapter 10": chapter_10,
+    "ping-pong": ping_pong,
     "seed": seed_problem_4.flash_attention_forward,
     "naive": naive_attention,
 }
 MODULES = [
     "step", "tiles", "model_attention", "attention",
     "causal_attention", "full_attention", "reference",
+    "descriptors", "fast_attention", "hopper", "hopper_attention",
 ]  # fmt: skip
 KERNELS = [*OURS, *PEERS]
 

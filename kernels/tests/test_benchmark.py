@@ -335,7 +335,7 @@ def test_a_file_from_before_a_version_was_recorded_counts(command):
 
 @pytest.fixture
 def small_sweep(command, monkeypatch):
-    """The command on one sweep of two small shapes, all peers stood in for."""
+    """The command on one sweep of two small shapes, without what needs a GPU."""
     made = []
 
     def make(is_causal):
@@ -345,6 +345,7 @@ def small_sweep(command, monkeypatch):
     card = {"gemm_tflops": 2.0, "copy_tbps": 0.5, "rows": [{"kernel": "matmul"}]}
     monkeypatch.setattr(sweep, "SEED_SHAPES", [(1, 2, 64), (1, 2, 128)])
     monkeypatch.setattr(sweep, "PEERS", dict.fromkeys(PEERS, make))
+    monkeypatch.setitem(sweep.OURS, "ping-pong", reference_attention)
     monkeypatch.setattr(sweep, "ceilings", lambda dtype: {**card})
     monkeypatch.setattr(experiments, "EXPERIMENTS", sweep.SWEEPS)
     command.made = made
