@@ -1,14 +1,18 @@
 """Compile the ladder's rungs for Hopper on a machine without a GPU.
 
-    TRITON_INTERPRET=0 python compile_ladder.py '[["two_phases", 128], ...]'
+    TRITON_INTERPRET=0 python compile_ladder.py '[["two_phases", 128, null, null]]'
 
-prints one JSON object a job (module of kernels/ladder, head dim): registers, bytes of
-stack that a thread spills to, shared memory, and ptxas's word where it was asked. See
-compile_for_cards.py, whose stand-in for a driver this uses.
+A job is a module of kernels/ladder, the head dim, and perhaps tiles and the number of
+registers that a thread may have. For each, one JSON object is printed: registers, bytes
+of stack that a thread spills to, shared memory, Triton's IR and, if registers were
+limited, the assembler's remarks. See compile_for_cards.py, whose stand-in for a driver
+this uses.
 """
 
+import functools
 import json
 import multiprocessing
+import os
 import subprocess
 import sys
 import tempfile
@@ -18,6 +22,9 @@ from unittest import mock
 import torch
 import triton
 from compile_for_cards import COMPILED, TILES, Card
+from triton.runtime.jit import JITFunction
+
+from kernels.tiles import Tiles
 
 
 def usage(cubin: bytes) -> dict:
@@ -35,19 +42,37 @@ def usage(cubin: bytes) -> dict:
     }
 
 
+def said_by_ptxas(ptx: str) -> str:
+    """What the assembler remarks on a kernel; Triton itself throws it away."""
+    with tempfile.NamedTemporaryFile("w", suffix=".ptx") as file:
+        file.write(ptx)
+        file.flush()
+        command = [triton.knobs.nvidia.ptxas.path, "-arch=sm_90a", "-v", file.name]
+        done = subprocess.run(
+            [*command, "-o", os.devnull], check=True, capture_output=True, text=True
+        )
+    return done.stdout + done.stderr
+
+
 def compile_one(job) -> dict:
-    module, head_dim = job
+    module, head_dim, tiles, registers = job
     triton.runtime.driver.set_active(Card(90))
     x = torch.empty(4, 16, 4096, head_dim, dtype=torch.bfloat16, device="meta")
     rung = import_module(f"kernels.ladder.{module}")
-    with mock.patch("kernels.ladder.inputs.check_attention"):  # "meta" is no GPU
-        rung.attention(x, x, x)
+    limit = {} if registers is None else {"maxnreg": registers}
+    run = functools.partialmethod(JITFunction.run, **limit)
+    with (
+        mock.patch("kernels.ladder.inputs.check_attention"),  # "meta" is no GPU
+        mock.patch.object(JITFunction, "run", run),
+    ):
+        rung.attention(x, x, x, tiles and Tiles(*tiles))
     tiles, kernel = TILES.pop(), COMPILED.pop()
     return {
         "job": job,
         "tiles": tiles,
         "shared": kernel.metadata.shared,
         "ttgir": kernel.asm["ttgir"],
+        "ptxas": said_by_ptxas(kernel.asm["ptx"]) if limit else "",
         **usage(kernel.asm["cubin"]),
     }
 

@@ -1,0 +1,95 @@
+"""No gain: the next block's scores are asked for before this block's softmax.
+
+The tensor cores could multiply q and the next k while the other units take
+exponentials, as in FlashAttention-3 (Shah et al., 2024, section 3.2). But Triton's
+compiler waits for a product right behind it, so that nothing overlaps, and the scores
+of two blocks hold registers. The diagonal lies in one block; the block before it, or
+the start, makes its scores. Two stages, so that two programs still share a
+multiprocessor at head dim 128.
+"""
+
+import math
+
+import torch
+import triton
+import triton.language as tl
+
+from kernels.fast_attention import (
+    SUMS,
+    fast_tiles,
+    heads_at_a_time,
+    load_rows,
+    tile_of_program,
+)
+from kernels.ladder.inputs import check_rung_inputs, describe
+from kernels.step import LOG2_E
+from kernels.tiles import Tiles
+
+
+@triton.jit
+def attention_kernel(
+    q_desc, k_desc, v_desc, o_desc, n_tiles, sm_scale,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
+    HEADS: tl.constexpr,
+):  # fmt: skip
+    tile, head = tile_of_program(tl.program_id(0), n_tiles, HEADS)
+    start_m = tile * BLOCK_M
+    offs_m = start_m + tl.arange(0, BLOCK_M)
+    q = load_rows(q_desc, 0, head, start_m)
+    m_i = tl.full([BLOCK_M], -float("inf"), tl.float32)
+    l_i = tl.zeros([BLOCK_M, SUMS], tl.float32)
+    acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
+
+    qk_scale = sm_scale * LOG2_E
+    below = start_m // BLOCK_N * BLOCK_N
+    k = load_rows(k_desc, 0, head, 0)
+    qk = tl.dot(q, k.T)
+    for IS_MASKED in tl.static_range(2):  # unrolled: two loops, one after the other
+        start, end = 0, below
+        if IS_MASKED:
+            start, end = below, start_m + BLOCK_M
+        for start_n in range(start, end, BLOCK_N):
+            if not IS_MASKED:
+                k = load_rows(k_desc, 0, head, start_n + BLOCK_N)
+                next_qk = tl.dot(q, k.T)
+            v = load_rows(v_desc, 0, head, start_n)
+            offs_n = start_n + tl.arange(0, BLOCK_N)
+            visible = offs_n[None, :] <= offs_m[:, None]
+            if IS_MASKED:
+                qk = tl.where(visible, qk, -float("inf"))
+            m_new = tl.maximum(m_i, tl.max(qk, 1) * qk_scale)
+            p = tl.exp2(qk * qk_scale - m_new[:, None])
+            alpha = tl.exp2(m_i - m_new)
+            columns = tl.reshape(p, [BLOCK_M, BLOCK_N // SUMS, SUMS])
+            l_i = l_i * alpha[:, None] + tl.sum(columns, 1)
+            acc = tl.dot(p.to(v.dtype), v, acc * alpha[:, None])
+            m_i = m_new
+            if not IS_MASKED:
+                qk = next_qk
+
+    o = acc / tl.sum(l_i, 1)[:, None]
+    o = o.to(o_desc.dtype).reshape(1, 1, BLOCK_M, BLOCK_D)
+    o_desc.store([0, head, start_m, 0], o)
+
+
+def attention(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, tiles: Tiles | None = None
+) -> torch.Tensor:
+    """Causal softmax(Q Kᵀ / √d) V for what ``check_rung_inputs`` lets through."""
+    check_rung_inputs(q, k, v, tiles)
+    batch, n_heads, n, head_dim = q.shape
+    o = torch.empty_like(q)
+    tiles = tiles or fast_tiles(head_dim, n)._replace(num_stages=2)
+    if tiles.BLOCK_M > tiles.BLOCK_N:
+        raise ValueError(
+            f"tiles has BLOCK_M {tiles.BLOCK_M}; this takes up to BLOCK_N, "
+            f"{tiles.BLOCK_N}, so that the diagonal lies in one block"
+        )
+    n_tiles = n // tiles.BLOCK_M
+    grid = (n_tiles * batch * n_heads,)
+    heads = heads_at_a_time(batch * n_heads, 1, k[0, 0].nbytes + v[0, 0].nbytes)
+    attention_kernel[grid](
+        *describe(q, k, v, o, tiles), n_tiles, 1 / math.sqrt(head_dim),
+        HEADS=heads, **tiles._asdict()
+    )  # fmt: skip
+    return o

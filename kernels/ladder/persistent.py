@@ -1,0 +1,97 @@
+"""No gain: persistent programs, each of which takes tile after tile.
+
+As many programs are launched as the card holds at a time, and each works through every
+tile whose number is its own plus a multiple of theirs. That saves starts, and hand-made
+kernels load the next tile while the last one ends. Triton's pipeline ends with the
+inner loop, so each tile waits for its first loads. And the output takes shared memory
+of its own, where rung 9 puts it into Q's: at head dim 128 that costs a stage, at 64 a
+program.
+"""
+
+import math
+
+import torch
+import triton
+import triton.language as tl
+
+from kernels.fast_attention import (
+    SUMS,
+    fast_tiles,
+    heads_at_a_time,
+    load_rows,
+    tile_of_program,
+)
+from kernels.ladder.inputs import check_rung_inputs, describe
+from kernels.step import LOG2_E
+from kernels.tiles import Tiles
+
+# How many of these programs a Hopper multiprocessor holds, by head dim.
+PROGRAMS = {16: 3, 32: 3, 64: 2, 128: 2}
+
+
+def multiprocessors(x: torch.Tensor) -> int:
+    """Of the GPU that x is on; an H200's 132 stand in where there is none."""
+    if not x.is_cuda:
+        return 132
+    return torch.cuda.get_device_properties(x.device).multi_processor_count
+
+
+@triton.jit
+def attention_kernel(
+    q_desc, k_desc, v_desc, o_desc, n_programs, n_tiles, sm_scale,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
+    HEADS: tl.constexpr,
+):  # fmt: skip
+    for program in range(tl.program_id(0), n_programs, tl.num_programs(0)):
+        tile, head = tile_of_program(program, n_tiles, HEADS)
+        start_m = tile * BLOCK_M
+        offs_m = start_m + tl.arange(0, BLOCK_M)
+        q = load_rows(q_desc, 0, head, start_m)
+        m_i = tl.full([BLOCK_M], -float("inf"), tl.float32)
+        l_i = tl.zeros([BLOCK_M, SUMS], tl.float32)
+        acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
+
+        qk_scale = sm_scale * LOG2_E
+        below = start_m // BLOCK_N * BLOCK_N
+        for IS_MASKED in tl.static_range(2):  # unrolled: two loops, one after the other
+            start, end = 0, below
+            if IS_MASKED:
+                start, end = below, start_m + BLOCK_M
+            for start_n in range(start, end, BLOCK_N):
+                k = load_rows(k_desc, 0, head, start_n)
+                qk = tl.dot(q, k.T)
+                v = load_rows(v_desc, 0, head, start_n)
+                offs_n = start_n + tl.arange(0, BLOCK_N)
+                visible = offs_n[None, :] <= offs_m[:, None]
+                if IS_MASKED:
+                    qk = tl.where(visible, qk, -float("inf"))
+                m_new = tl.maximum(m_i, tl.max(qk, 1) * qk_scale)
+                p = tl.exp2(qk * qk_scale - m_new[:, None])
+                alpha = tl.exp2(m_i - m_new)
+                columns = tl.reshape(p, [BLOCK_M, BLOCK_N // SUMS, SUMS])
+                l_i = l_i * alpha[:, None] + tl.sum(columns, 1)
+                acc = tl.dot(p.to(v.dtype), v, acc * alpha[:, None])
+                m_i = m_new
+
+        o = acc / tl.sum(l_i, 1)[:, None]
+        o = o.to(o_desc.dtype).reshape(1, 1, BLOCK_M, BLOCK_D)
+        o_desc.store([0, head, start_m, 0], o)
+
+
+def attention(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, tiles: Tiles | None = None
+) -> torch.Tensor:
+    """Causal softmax(Q Kᵀ / √d) V for what ``check_rung_inputs`` lets through."""
+    check_rung_inputs(q, k, v, tiles)
+    batch, n_heads, n, head_dim = q.shape
+    o = torch.empty_like(q)
+    tiles = tiles or fast_tiles(head_dim, n)._replace(num_stages=2)
+    n_tiles = n // tiles.BLOCK_M
+    n_programs = n_tiles * batch * n_heads
+    grid = (min(n_programs, multiprocessors(q) * PROGRAMS[head_dim]),)
+    heads = heads_at_a_time(batch * n_heads, 1, k[0, 0].nbytes + v[0, 0].nbytes)
+    attention_kernel[grid](
+        *describe(q, k, v, o, tiles), n_programs, n_tiles, 1 / math.sqrt(head_dim),
+        HEADS=heads, **tiles._asdict()
+    )  # fmt: skip
+    return o
