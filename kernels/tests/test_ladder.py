@@ -150,13 +150,13 @@ def test_what_a_rung_refuses(rung):
         with pytest.raises(error, match=words):
             rung.attention(q, k, v, tiles)
 
-    long, wide = q.new_zeros(1, 2, 129, 64), q.new_zeros(1, 2, 128, 80)
+    long, wide = q.new_zeros(1, 2, 192, 64), q.new_zeros(1, 2, 128, 80)
     odd = q.transpose(1, 2).contiguous().transpose(1, 2)
     many = q.new_zeros(1, 1, 128, 64).expand(2, 40000, 128, 64)
     refuses(TypeError, "q is torch.float32", *[x.float() for x in (q, k, v)])
     refuses(ValueError, "k has shape", k=k[:, :1], v=v[:, :1])  # grouped queries
     refuses(ValueError, "q has head dim 80", wide, wide, wide)
-    refuses(ValueError, "q has length 129", long, long, long)
+    refuses(ValueError, "q has length 192", long, long, long)
     refuses(ValueError, "q has 80000 heads", many, many, many)
     for name in ("q", "k", "v"):
         refuses(ValueError, f"{name} has strides", **{name: odd})
@@ -226,6 +226,22 @@ def test_the_measured_launches_cover_every_tile_once(shape):
     assert len(set(places)) == len(places)
     assert {head for _, head in places} == set(range(heads))
     assert {tile for tile, _ in places} == set(range(n_tiles))
+
+
+@pytest.mark.parametrize("rung", ALL[7:], ids=lambda rung: rung.module)
+def test_heads_are_grouped_by_the_bytes_of_k_and_v(rung, monkeypatch):
+    """Six heads in all, each with 128 keys and values of 32 numbers of 2 bytes."""
+    asked = []
+
+    def two(*arguments):
+        asked.append(arguments)
+        return 2
+
+    monkeypatch.setattr(f"kernels.ladder.{rung.module}.heads_at_a_time", two)
+    qkv = inputs(128, 128, 32, torch.float16, batch=2, n_heads=3)
+    expected = RUNGS[6].attention(*qkv)
+    torch.testing.assert_close(rung.attention(*qkv), expected, rtol=0, atol=1e-3)
+    assert asked == [(6, 1, 2 * 128 * 32 * 2)]
 
 
 def test_simulate_known_cases():

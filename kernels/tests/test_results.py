@@ -1,8 +1,10 @@
 """The stored measurements are what their raw samples say, and of today's kernels.
 
-A sweep (``kernels.sweep``) may be missing; one that is there is checked in full.
+A sweep (``kernels.sweep``) or the tile sizes may be missing; what is there is checked
+in full.
 """
 
+import itertools
 import json
 import statistics
 
@@ -11,18 +13,23 @@ import torch
 
 from kernels import benchmark
 from kernels.experiments import EXPERIMENTS
+from kernels.fast_attention import fast_tiles
+from kernels.ladder import DEAD_ENDS, RUNGS
+from kernels.ladder.timeline import ORDERS
 from kernels.reference import attention_mask
 from kernels.sweep import HEAD_DIMS, KERNELS, SWEEPS, layer_shapes
 from kernels.timing import summarise
 
 ON_DISK = {path.stem for path in benchmark.RESULTS.glob("*.json")}
+MAY_BE_MISSING = {*SWEEPS, "tiles"}
 SWEPT = [name for name in SWEEPS if name in ON_DISK]
-STORED = [name for name in EXPERIMENTS if name not in SWEEPS or name in ON_DISK]
-ATTENTION = ["full", "causal", "grouped", "window", "options", *SWEPT]
+STORED = [name for name in EXPERIMENTS if name in ON_DISK]
+TIMED = [name for name in STORED if name != "timeline"]
+ATTENTION = ["full", "causal", "grouped", "window", "options", "ladder", *SWEPT]
 
 
 def test_every_file_is_an_experiment_of_the_command():
-    assert set(EXPERIMENTS) - set(SWEEPS) <= ON_DISK <= set(EXPERIMENTS)
+    assert set(EXPERIMENTS) - MAY_BE_MISSING <= ON_DISK <= set(EXPERIMENTS)
 
 
 @pytest.mark.parametrize("name", STORED)
@@ -44,7 +51,7 @@ def test_a_result_says_what_it_was_measured_with(name):
     assert data["device"]["name"] and data["device"]["driver"]
 
 
-@pytest.mark.parametrize("name", STORED)
+@pytest.mark.parametrize("name", TIMED)
 def test_medians_and_spreads_follow_from_the_samples(name):
     rows = benchmark.load(name)["rows"]
     measured = [row for row in rows if row["ms"] is not None]
@@ -172,3 +179,29 @@ def test_the_hash_leaves_out_comments_and_docstrings(tmp_path):
     )
     assert benchmark.code_lines(bare) == benchmark.code_lines(spoken)
     assert benchmark.code_lines(bare) == ["def f(x):", "    return x"]
+
+
+def test_every_rung_was_measured_at_every_shape():
+    shapes = {}
+    for row in benchmark.load("ladder")["rows"]:
+        assert row["ms"] is not None, row["kernel"]
+        shape = row["head_dim"], row["length"]
+        shapes.setdefault(shape, set()).add(row["kernel"])
+    peers = {"SDPA FlashAttention-2", "SDPA cuDNN", "FlexAttention", "FlashAttention-3"}
+    around = {"top", "chapter 06", "seed", *peers}
+    rungs = {rung.name for rung in (*RUNGS, *DEAD_ENDS)}
+    assert shapes.pop((16, 4096)) == around
+    lengths = (1024, 4096, 16384)
+    assert shapes == {(d, n): rungs | around for d in (64, 128) for n in lengths}
+
+
+def test_the_timeline_has_every_tile_of_every_head_once_in_each_order():
+    data = benchmark.load("timeline")
+    n_tiles = data["length"] // fast_tiles(data["head_dim"], data["length"]).BLOCK_M
+    places = itertools.product(range(n_tiles), range(data["batch"] * data["heads"]))
+    places = sorted(places)
+    for order in ORDERS:
+        rows = [row for row in data["rows"] if row["order"] == order]
+        assert sorted((row["tile"], row["head"]) for row in rows) == places
+        assert all(0 <= row["start_us"] < row["end_us"] for row in rows)
+        assert {row["sm"] for row in rows} == set(range(data["device"]["sms"]))
