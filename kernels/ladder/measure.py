@@ -7,8 +7,8 @@ differ. So all kernels of a shape take turns, in an order shuffled anew each rou
 import multiprocessing
 import os
 import random
+import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import partial
 from types import ModuleType
@@ -22,6 +22,7 @@ from kernels.timing import summarise
 
 ROUNDS = 12
 WARM_UP, REPEAT = 2, 8  # milliseconds a kernel and round, at least one call each
+COMPILE_SECONDS = 90  # some sizes of tiles keep LLVM busy for many minutes
 RESOURCES = ("registers", "spilled_bytes", "shared_bytes", "programs_per_sm")
 
 
@@ -95,17 +96,22 @@ def rows_of_shape(functions: dict[str, Callable], shape: Shape, extra: dict) -> 
     return [{"kernel": name, **shape.columns(), **rows[name]} for name in functions]
 
 
-def compile_all(jobs: list[Callable[[], object]], say: str) -> None:
+def compile_all(
+    jobs: list[Callable[[], object]], say: str, seconds: float = COMPILE_SECONDS
+) -> list[bool]:
     """Run picklable jobs in processes of their own, which fill Triton's cache on disk.
 
-    What fails here is tried again, and named, where it is measured.
+    Returns which of them have ended; after so many seconds in all, the others are
+    stopped. What fails here is tried again, and named, where it is measured.
     """
     spawn = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
     workers = max(1, min(len(jobs), len(os.sched_getaffinity(0)) - 2))
-    with ProcessPoolExecutor(workers, mp_context=spawn) as pool:
-        running = [pool.submit(quietly, job) for job in jobs]
+    end = time.monotonic() + seconds
+    with spawn.Pool(workers) as pool:  # stops what still runs when it is left
+        running = [pool.apply_async(quietly, (job,)) for job in jobs]
         for job in tqdm(running, desc=f"{say}: compiling", leave=False):
-            job.exception()
+            job.wait(max(0, end - time.monotonic()))
+        return [job.ready() for job in running]
 
 
 def quietly(job: Callable[[], object]) -> None:

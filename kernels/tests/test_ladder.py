@@ -9,8 +9,11 @@ import json
 import os
 import subprocess
 import sys
+import time
 from fractions import Fraction
+from functools import partial
 from itertools import pairwise
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -321,6 +324,17 @@ def test_a_wrong_kernel_gets_its_reason_and_no_time(monkeypatch):
     assert right["ms"] == 2 and right["registers"] == 77
     assert right["tflops"] == round(shape.flops() / 2e9, 2)
     assert wrong["ms"] is None and wrong["error"].startswith("wrong by")
+
+
+def test_what_does_not_compile_in_time_is_told(monkeypatch):
+    """And a job that fails has ended. Threads stand in for the processes."""
+    threads = SimpleNamespace(Pool=ThreadPool)
+    monkeypatch.setattr(measure.multiprocessing, "get_context", lambda name: threads)
+    monkeypatch.setattr(measure.os, "sched_getaffinity", lambda pid: range(6))
+    jobs = [partial(time.sleep, 0), partial(time.sleep, 5), partial(int, "x")]
+    start = time.monotonic()
+    assert measure.compile_all(jobs, "three", seconds=0.5) == [True, False, True]
+    assert time.monotonic() - start < 4
 
 
 def test_kernels_take_turns(monkeypatch):
