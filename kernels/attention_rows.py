@@ -4,6 +4,7 @@ import textwrap
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 
 import torch
 
@@ -113,6 +114,30 @@ def why_it_fails(
     return None if error < allowed else f"wrong by {error:.2g}; {allowed} is allowed"
 
 
+def check_each(
+    functions: dict[str, Callable], inputs: tuple, shape: Shape, say: Callable,
+    **options,
+) -> tuple[dict[str, dict], dict[str, Callable]]:  # fmt: skip
+    """Columns without a time for each function, and calls of those that are right."""
+    expected = expected_part(inputs, shape, **options)
+    columns, right = {}, {}
+    for name, function in functions.items():
+        say(name)
+        columns[name] = {"ms": None, "spread": None, "tflops": None}
+        reason = why_it_fails(function, inputs, shape, expected)
+        if reason is None:
+            right[name] = partial(function, *inputs)
+        else:
+            columns[name]["error"] = reason
+    return columns, right
+
+
+def timed(samples: list[float], shape: Shape) -> dict:
+    """Columns of a function that was timed."""
+    row = summarise(samples)
+    return row | {"tflops": round(shape.flops() / row["ms"] / 1e9, 2)}
+
+
 def attention_rows(
     functions: dict[str, Callable],
     shape: Shape,
@@ -126,18 +151,8 @@ def attention_rows(
     ``say`` is told the name of the function at work.
     """
     inputs = shape.inputs()
-    expected = expected_part(inputs, shape, **options)
-    columns, right = {}, {}
-    for name, function in functions.items():
-        say(name)
-        columns[name] = {"ms": None, "spread": None, "tflops": None}
-        reason = why_it_fails(function, inputs, shape, expected)
-        if reason is None:
-            right[name] = lambda function=function: function(*inputs)
-        else:
-            columns[name]["error"] = reason
+    columns, right = check_each(functions, inputs, shape, say, **options)
     for name, samples in time_in_turn(right, say).items():
-        columns[name] = summarise(samples)
-        columns[name]["tflops"] = round(shape.flops() / columns[name]["ms"] / 1e9, 2)
+        columns[name] = timed(samples, shape)
         columns[name]["peak_bytes"] = peak_bytes(right[name])
     return [{"kernel": name, **shape.columns(), **columns[name]} for name in functions]

@@ -14,7 +14,6 @@ from tqdm import tqdm
 
 from kernels import fast_attention as top
 from kernels.attention_rows import Shape, expected_part, why_it_fails
-from kernels.causal_attention import causal_attention
 from kernels.ladder import DEAD_ENDS, RUNGS
 from kernels.ladder.measure import (
     COMPILE_SECONDS,
@@ -25,10 +24,10 @@ from kernels.ladder.measure import (
 )
 from kernels.ladder.timeline import ORDERS, watch
 from kernels.peers import PEERS
+from kernels.sweep import COLUMNS, TOKENS, chapter_06
 from kernels.tests.solutions import seed_problem_4
 from kernels.tiles import Tiles
 
-TOKENS, COLUMNS = 16384, 2048
 LAUNCHES = 51
 SEED_SHAPE = Shape(1, 16, 4096, 16)
 SHAPES = [
@@ -54,10 +53,6 @@ def resources_of_rung(module: str, q, k, v) -> dict:
     return resources(partial(rung.attention, q, k, v), rung, "attention_kernel")
 
 
-def chapter_06(q, k, v) -> torch.Tensor:
-    return causal_attention(q, k, v)[0]
-
-
 def contestants(shape: Shape) -> dict[str, Callable]:
     """Everything that the ladder's table compares at a shape."""
     rungs = {rung.name: rung.attention for rung in (*RUNGS, *DEAD_ENDS)}
@@ -65,7 +60,7 @@ def contestants(shape: Shape) -> dict[str, Callable]:
         rungs = {}
     ours = {
         "top": partial(top_of, None),
-        "chapter 06": chapter_06,
+        "chapter 06": partial(chapter_06, is_causal=True),
         "seed": seed_problem_4.flash_attention_forward,
     }
     return rungs | ours | {name: PEERS[name](True) for name in CHAPTER_PEERS}

@@ -9,8 +9,8 @@ from kernels.attention import flash_attention_forward
 from kernels.attention_rows import Shape, attention_rows
 from kernels.causal_attention import causal_attention
 from kernels.peers import flex, library_peers
+from kernels.sweep import COLUMNS, TOKENS
 
-TOKENS = 16384
 MODEL = {"heads": 32, "kv_heads": 8, "head_dim": 128}
 
 
@@ -97,7 +97,7 @@ def options() -> dict:
     }
     for head_dim in (64, 128):
         for length in (4096, 16384):
-            shape = Shape(TOKENS // length, 2048 // head_dim, length, head_dim)
+            shape = Shape(TOKENS // length, COLUMNS // head_dim, length, head_dim)
             for row in attention_rows(both, shape):
                 rows.append({"option": "none", **row})
     return {"rows": rows}

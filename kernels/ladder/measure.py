@@ -10,15 +10,13 @@ import random
 import time
 from collections.abc import Callable
 from contextlib import contextmanager, suppress
-from functools import partial
 from types import ModuleType
 from unittest import mock
 
 from tqdm import tqdm
 
-from kernels.attention_rows import Shape, expected_part, why_it_fails
+from kernels.attention_rows import Shape, check_each, timed
 from kernels.ladder.occupancy import programs_per_sm
-from kernels.timing import summarise
 
 ROUNDS = 12
 WARM_UP, REPEAT = 2, 8  # milliseconds a kernel and round, at least one call each
@@ -79,18 +77,9 @@ def rows_of_shape(functions: dict[str, Callable], shape: Shape, extra: dict) -> 
     says them.
     """
     inputs = shape.inputs()
-    expected = expected_part(inputs, shape)
-    rows, right = {}, {}
-    for name, function in functions.items():
-        rows[name] = {"ms": None, "spread": None, "tflops": None}
-        reason = why_it_fails(function, inputs, shape, expected)
-        if reason is None:
-            right[name] = partial(function, *inputs)
-        else:
-            rows[name]["error"] = reason
+    rows, right = check_each(functions, inputs, shape, say=lambda name: None)
     for name, samples in time_shuffled(right).items():
-        rows[name] = summarise(samples)
-        rows[name]["tflops"] = round(shape.flops() / rows[name]["ms"] / 1e9, 2)
+        rows[name] = timed(samples, shape)
         if name in extra:
             rows[name] |= extra[name](*inputs)
     return [{"kernel": name, **shape.columns(), **rows[name]} for name in functions]
