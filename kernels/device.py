@@ -55,3 +55,9 @@ def shared_memory_bytes() -> int:
     if INTERPRETED:
         return 227 * 1024
     return torch.cuda.get_device_properties().shared_memory_per_block_optin
+
+
+@cache
+def capability() -> tuple[int, int]:
+    """The GPU's compute capability; (0, 0) under the interpreter."""
+    return (0, 0) if INTERPRETED else torch.cuda.get_device_capability()

@@ -20,16 +20,18 @@ import triton
 import triton.language as tl
 
 from kernels.descriptors import can_describe, rows_of_a_head
+from kernels.launch import launch
+from kernels.order import heads_at_a_time, tile_of_program
 from kernels.step import LOG2_E, finish
 from kernels.tiles import Tiles
 
-L2_BYTES = 16 * 2**20  # of K and V that are read at a time: measured on an H200
 SUMS = tl.constexpr(8)  # partial sums of a row: of the columns 0, 8, …; 1, 9, …; …
 
 
+@cache
 def fast_tiles(head_dim: int, n_keys: int) -> Tiles:
     """The fastest of the sizes that ``python -m kernels.benchmark tiles`` tried."""
-    block_d = max(16, triton.next_power_of_2(head_dim))
+    block_d = max(16, 1 << (head_dim - 1).bit_length())  # the next power of two
     if block_d <= 32:
         return Tiles(64, 128, block_d, num_warps=4, num_stages=3)
     if block_d == 64:
@@ -38,24 +40,6 @@ def fast_tiles(head_dim: int, n_keys: int) -> Tiles:
     if block_d == 128:
         return Tiles(64, 64, block_d, num_warps=4, num_stages=3)
     return Tiles(128, 64, block_d, num_warps=8, num_stages=2)
-
-
-@cache
-def heads_at_a_time(n_heads: int, group: int, kv_bytes: int) -> int:
-    """How many of all heads of the batch run together, so that the L2 holds their K, V.
-
-    ``kv_bytes``: of K and V of one head, which ``group`` query heads read.
-    """
-    fitting = max(1, L2_BYTES // kv_bytes * group)
-    return max(h for h in range(1, n_heads + 1) if n_heads % h == 0 and h <= fitting)
-
-
-@triton.jit
-def tile_of_program(program, n_tiles, HEADS: tl.constexpr):
-    """(tile, head) of a program: HEADS heads at a time, their longest tiles first."""
-    group = program // (n_tiles * HEADS)
-    place = program % (n_tiles * HEADS)
-    return n_tiles - 1 - place // HEADS, group * HEADS + place % HEADS
 
 
 @triton.jit
@@ -111,14 +95,14 @@ def attend(
 def attention_tile(
     tile, head, n_heads, q_desc, k_desc, v_desc, o_desc, LSE,
     n_queries, n_keys, sm_scale,
-    GROUP: tl.constexpr, IS_CAUSAL: tl.constexpr, HAS_EDGE: tl.constexpr,
+    group, IS_CAUSAL: tl.constexpr, HAS_EDGE: tl.constexpr,
 ):  # fmt: skip
     """The BLOCK_M queries of a tile of one head, from Q to O and the log-sum-exp."""
     BLOCK_M: tl.constexpr = q_desc.block_shape[2]
     BLOCK_N: tl.constexpr = k_desc.block_shape[2]
     BLOCK_D: tl.constexpr = q_desc.block_shape[3]
     batch, head_of_batch = head // n_heads, head % n_heads
-    kv_head = head_of_batch // GROUP
+    kv_head = head_of_batch // group
     start_m = tile * BLOCK_M
     offs_m = start_m + tl.arange(0, BLOCK_M)
     position = offs_m + n_keys - n_queries
@@ -148,16 +132,16 @@ def attention_tile(
     tl.store(lse_row + offs_m, lse, offs_m < n_queries)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["heads", "n_heads", "group", "n_queries", "n_keys"])
 def fast_attention_kernel(
-    q_desc, k_desc, v_desc, o_desc, LSE, n_heads, n_tiles, n_queries, n_keys, sm_scale,
-    HEADS: tl.constexpr, GROUP: tl.constexpr,
-    IS_CAUSAL: tl.constexpr, HAS_EDGE: tl.constexpr,
+    q_desc, k_desc, v_desc, o_desc, LSE, heads, n_heads, group,
+    n_queries, n_keys, sm_scale, IS_CAUSAL: tl.constexpr, HAS_EDGE: tl.constexpr,
 ):  # fmt: skip
-    tile, head = tile_of_program(tl.program_id(0), n_tiles, HEADS)
+    n_tiles = tl.cdiv(n_queries, q_desc.block_shape[2])
+    tile, head = tile_of_program(tl.program_id(0), n_tiles, heads)
     attention_tile(
         tile, head, n_heads, q_desc, k_desc, v_desc, o_desc, LSE,
-        n_queries, n_keys, sm_scale, GROUP, IS_CAUSAL, HAS_EDGE,
+        n_queries, n_keys, sm_scale, group, IS_CAUSAL, HAS_EDGE,
     )  # fmt: skip
 
 
@@ -181,20 +165,23 @@ def fast_attention(
     n_keys, group = k.shape[2], n_heads // k.shape[1]
     o = torch.empty_like(q)
     lse = torch.empty(q.shape[:3], dtype=torch.float32, device=q.device)
-    block_m, block_n, block_d, num_warps, num_stages = tiles or fast_tiles(
-        head_dim, n_keys
-    )
-    n_tiles = triton.cdiv(n_queries, block_m)
+    tiles = tiles or fast_tiles(head_dim, n_keys)
+    block_m, block_n, block_d, num_warps, num_stages = tiles
+    n_tiles = (n_queries + block_m - 1) // block_m
     heads = 1
     if is_causal:
         kv_bytes = 2 * n_keys * head_dim * k.element_size()
         heads = heads_at_a_time(batch * n_heads, group, kv_bytes)
-    fast_attention_kernel[(n_tiles * batch * n_heads,)](
+    has_edge = is_causal or n_keys % block_n != 0
+    args = (
         rows_of_a_head(q, block_m, block_d), rows_of_a_head(k, block_n, block_d),
         rows_of_a_head(v, block_n, block_d), rows_of_a_head(o, block_m, block_d), lse,
-        n_heads, n_tiles, n_queries, n_keys, 1 / math.sqrt(head_dim),
-        HEADS=heads, GROUP=group, IS_CAUSAL=is_causal,
-        HAS_EDGE=is_causal or n_keys % block_n != 0,
+        heads, n_heads, group, n_queries, n_keys, 1 / math.sqrt(head_dim),
+        is_causal, has_edge,
+    )  # fmt: skip
+    launch(
+        fast_attention_kernel, (n_tiles * batch * n_heads, 1, 1), args,
+        key=(tiles, q.dtype, is_causal, has_edge, q.device),
         num_warps=num_warps, num_stages=num_stages,
     )  # fmt: skip
     return o, lse

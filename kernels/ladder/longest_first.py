@@ -18,10 +18,10 @@ from kernels.tiles import Tiles
 
 @triton.jit
 def attention_kernel(
-    q_desc, k_desc, v_desc, o_desc, sm_scale,
+    q_desc, k_desc, v_desc, o_desc, n_tiles, sm_scale,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    tile, head = tl.num_programs(1) - 1 - tl.program_id(1), tl.program_id(0)
+    tile, head = n_tiles - 1 - tl.program_id(1), tl.program_id(0)
     start_m = tile * BLOCK_M
     offs_m = start_m + tl.arange(0, BLOCK_M)
     q = load_rows(q_desc, 0, head, start_m)
@@ -63,8 +63,10 @@ def attention(
     batch, n_heads, n, head_dim = q.shape
     o = torch.empty_like(q)
     tiles = tiles or fast_tiles(head_dim, n)
-    grid = (batch * n_heads, n // tiles.BLOCK_M)
+    n_tiles = n // tiles.BLOCK_M
+    grid = (batch * n_heads, n_tiles)
     attention_kernel[grid](
-        *describe(q, k, v, o, tiles), 1 / math.sqrt(head_dim), **tiles._asdict()
+        *describe(q, k, v, o, tiles), n_tiles, 1 / math.sqrt(head_dim),
+        **tiles._asdict()
     )  # fmt: skip
     return o

@@ -20,6 +20,8 @@ from kernels.ladder.occupancy import programs_per_sm
 
 ROUNDS = 12
 WARM_UP, REPEAT = 2, 8  # milliseconds a kernel and round, at least one call each
+SUSTAINED, LEAD = 60, 4  # launches of each kernel, and before them, not counted
+SUSTAINED_WARM_UP = 500  # milliseconds, before those
 COMPILE_SECONDS = 90  # some sizes of tiles keep LLVM busy for many minutes
 RESOURCES = ("registers", "spilled_bytes", "shared_bytes", "programs_per_sm")
 
@@ -45,6 +47,39 @@ def time_shuffled(functions: dict[str, Callable[[], object]]) -> dict[str, list[
     return samples
 
 
+def time_sustained(functions: dict[str, Callable[[], object]]) -> dict:
+    """Milliseconds of each function on a card that is never idle: SUSTAINED samples.
+
+    All functions take turns launch by launch, in an order drawn anew each round,
+    without a pause and without clearing the L2 cache, as the layers of a model do. All
+    is handed to the card before the first time is read. So what a call costs the host
+    does not show, as long as that is less than what it costs the card.
+    """
+    import torch
+
+    names, draw = list(functions), random.Random(0)
+    pairs = {name: [] for name in names}
+    start = time.monotonic()
+    while time.monotonic() < start + SUSTAINED_WARM_UP / 1000:
+        for function in functions.values():
+            function()
+        torch.cuda.synchronize()  # or the host would run ahead of the card by far
+    for turn in range(SUSTAINED + LEAD):  # the card is still busy with the lead
+        draw.shuffle(names)
+        for name in names:
+            events = [torch.cuda.Event(enable_timing=True) for _ in range(2)]
+            events[0].record()
+            functions[name]()
+            events[1].record()
+            if turn >= LEAD:
+                pairs[name].append(events)
+    torch.cuda.synchronize()
+    return {
+        name: [float(f"{before.elapsed_time(after):.5g}") for before, after in taken]
+        for name, taken in pairs.items()
+    }
+
+
 @contextmanager
 def launches(module: ModuleType, kernel: str):
     """A list of the compiled kernels that a module launches meanwhile."""
@@ -55,6 +90,10 @@ def launches(module: ModuleType, kernel: str):
             return lambda *args, **kwargs: compiled.append(
                 original[grid](*args, **kwargs)
             )
+
+        def warmup(self, *args, **kwargs):  # as ``kernels.launch`` compiles
+            compiled.append(original.warmup(*args, **kwargs))
+            return compiled[-1]
 
     with mock.patch.object(module, kernel, Noted()):
         yield compiled
@@ -70,15 +109,18 @@ def resources(call: Callable[[], object], module: ModuleType, kernel: str) -> di
     return dict(zip(RESOURCES, (taken[0], spilled, taken[1], programs_per_sm(*taken))))
 
 
-def rows_of_shape(functions: dict[str, Callable], shape: Shape, extra: dict) -> list:
+def rows_of_shape(
+    functions: dict[str, Callable], shape: Shape, extra: dict,
+    timer: Callable | None = None,
+) -> list:  # fmt: skip
     """Check functions of (q, k, v) and time the right ones: a row each.
 
     ``extra`` has further columns of a row: a function of (q, k, v) for each name that
-    says them.
+    says them. ``timer``: ``time_shuffled`` unless another is given.
     """
     inputs = shape.inputs()
     rows, right = check_each(functions, inputs, shape, say=lambda name: None)
-    for name, samples in time_shuffled(right).items():
+    for name, samples in (timer or time_shuffled)(right).items():
         rows[name] = timed(samples, shape)
         if name in extra:
             rows[name] |= extra[name](*inputs)

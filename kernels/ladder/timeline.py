@@ -30,7 +30,7 @@ def watched_kernel(
     start = cuda.globaltimer()
     attention_tile(
         tile, head, n_heads, q_desc, k_desc, v_desc, o_desc, LSE, n, n, sm_scale,
-        GROUP=1, IS_CAUSAL=True, HAS_EDGE=True,
+        group=1, IS_CAUSAL=True, HAS_EDGE=True,
     )  # fmt: skip
     row = SEEN + program * COLUMNS
     tl.store(row, tile)

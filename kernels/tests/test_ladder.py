@@ -36,6 +36,7 @@ from kernels.ladder.inputs import first_tiles
 from kernels.ladder.occupancy import programs_per_sm
 from kernels.ladder.schedule import simulate
 from kernels.ladder_experiments import SHAPES, TILE_SHAPES, tile_sizes
+from kernels.launch import launch
 from kernels.reference import naive_attention
 from kernels.tiles import Tiles
 
@@ -182,7 +183,7 @@ IDEAS = {
     "two phases": ["+            if IS_MASKED:", "-    for start_n in range(0,"],
     "copy engine": ["+            k = load_rows(k_desc, 0, head, start_n)"],
     "small tiles": ["+    tiles = tiles or fast_tiles(head_dim, n)"],
-    "longest first": ["+    tile, head = tl.num_programs(1) - 1 - tl.program_id(1),"],
+    "longest first": ["+    tile, head = n_tiles - 1 - tl.program_id(1),"],
     "heads grouped": ["+    heads = heads_at_a_time(", "+    tile, head = tile_of_"],
     "partial sums": ["+            l_i = l_i * alpha[:, None] + tl.sum(columns, 1)"],
     "persistent": ["+    for program in range(tl.program_id(0), n_programs,"],
@@ -355,6 +356,70 @@ def test_kernels_take_turns(monkeypatch):
     assert min(min(times) for times in samples.values()) > 6
 
 
+class Event:
+    """A clock that the card's stream moves on: by what each function takes."""
+
+    now = 0.0
+
+    def __init__(self, enable_timing):
+        assert enable_timing
+
+    def record(self):
+        self.time = Event.now
+
+    def elapsed_time(self, after):
+        return after.time - self.time
+
+
+def test_kernels_take_turns_launch_by_launch(monkeypatch):
+    """Each round has each kernel once, in an order of its own; the lead is not kept."""
+    calls = []
+
+    def launch(name):
+        calls.append(name)
+        Event.now += ord(name)
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(measure, "SUSTAINED_WARM_UP", 0)
+    samples = measure.time_sustained({name: partial(launch, name) for name in "abcde"})
+    rounds = [tuple(calls[i : i + 5]) for i in range(0, len(calls), 5)]
+    assert len(rounds) == measure.SUSTAINED + measure.LEAD
+    assert all(sorted(r) == list("abcde") for r in rounds)
+    assert len(set(rounds)) > 30
+    for name, times in samples.items():
+        assert times == [ord(name)] * measure.SUSTAINED
+
+
+def test_the_timer_can_be_chosen():
+    shape = Shape(1, 1, 128, 64, dtype="float16")
+    functions = {"one": RUNGS[0].attention}
+    rows = measure.rows_of_shape(
+        functions, shape, {}, lambda right: {name: [3.0, 5.0, 4.0] for name in right}
+    )
+    assert rows[0]["ms"] == 4
+
+
+def test_the_kernel_that_was_launched_at_little_cost_is_looked_at(monkeypatch):
+    """``kernels.launch`` compiles with ``warmup`` and keeps what it compiled."""
+    monkeypatch.setattr("kernels.launch.INTERPRETED", False)
+
+    class Compiled(SimpleNamespace):
+        def __getitem__(self, grid):
+            return lambda *args: None
+
+    taken = SimpleNamespace(shared=65536, num_warps=4)
+    compiled = Compiled(n_regs=168, n_spills=0, metadata=taken)
+    kernel = SimpleNamespace(warmup=lambda *args, **options: compiled)
+    module = SimpleNamespace(kernel=kernel)
+
+    def call():
+        launch(module.kernel, (1, 1, 1), (5,), "key", num_warps=4)
+
+    for _ in range(2):  # compiled or not
+        assert measure.resources(call, module, "kernel")["registers"] == 168
+
+
 def test_the_kernel_that_ran_is_the_one_looked_at():
     compiled = SimpleNamespace(
         n_regs=138, n_spills=2, metadata=SimpleNamespace(shared=115712, num_warps=4)
@@ -410,6 +475,7 @@ def test_a_watched_launch_is_right(order):
 SCRIPT = Path(__file__).with_name("compile_ladder.py")
 JOBS = [(rung.module, 128, None, None) for rung in ALL]
 JOBS += [(rung.module, 64, None, None) for rung in (RUNGS[0], *RUNGS[4:6], *ALL[8:])]
+JOBS += [("timeline", head_dim, None, None) for head_dim in (64, 128)]
 # 128 × 64 tiles, two programs at once: a thread would have to do with 128 registers.
 TWICE = ("partial_sums", 128, (128, 64, 128, 8, 2), None)
 FORCED = (*TWICE[:3], 128)
