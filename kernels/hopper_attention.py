@@ -7,9 +7,10 @@ Here each has a role, as in FlashAttention-3 (Shah et al., 2024):
     consumers   2 × 4 warps    64 query rows each: the products and the softmax
 
 In a step a consumer hands the tensor cores two products, Q Kᵀ of block j and P V of
-block j − 1, waits for them, and takes the softmax of block j. In the meantime the
-tensor cores make the other consumer's products. Nobody has to arrange that: they
-cannot serve both at once, so that after the first steps the two take turns.
+block j − 1. It takes the softmax of block j as soon as the first is there, and waits
+for the second before it rescales acc. In the meantime the tensor cores go on with the
+other consumer's products. Nobody has to arrange that: they cannot serve both at once,
+so that after the first steps the two take turns.
 
 Blocks are visited from the last key to the first: those with a mask, on the diagonal
 or at the end of the keys, come before the loop, which has none.
@@ -27,19 +28,19 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma_wait,
 )
 
-from kernels.fast_attention import heads_at_a_time
-from kernels.hopper import (
-    BLOCK_M,
-    BLOCK_N,
-    ROWS,
-    describe,
-    find_work,
+from kernels.hopper import BLOCK_M, BLOCK_N, ROWS, describe, find_work
+from kernels.hopper_rings import (
     load,
+    load_at_once,
     make_ring,
-    online_softmax,
+    offer,
     release,
     wait_for,
 )
+from kernels.hopper_softmax import online_softmax, rescale
+from kernels.launch import launch
+from kernels.named_barriers import K_FREE, V_FREE, pass_turn, wait_turn
+from kernels.order import heads_at_a_time
 from kernels.step import LN_2, LOG2_E
 
 
@@ -50,8 +51,8 @@ def producer(q_desc, k_desc, v_desc, q_ring, k_ring, v_ring, work, group):
     kv_head = head // group
     start_n = (n_blocks - 1) * BLOCK_N
     load(k_ring, 0, k_desc, batch, kv_head, start_n)
-    load(q_ring, 0, q_desc, batch, head, start_m)
-    load(q_ring, 1, q_desc, batch, head, start_m + ROWS)
+    load_at_once(q_ring, 0, q_desc, batch, head, start_m)
+    load_at_once(q_ring, 1, q_desc, batch, head, start_m + ROWS)
     for j in range(1, n_blocks):
         load(k_ring, j, k_desc, batch, kv_head, start_n - j * BLOCK_N)
         load(v_ring, j - 1, v_desc, batch, kv_head, start_n - (j - 1) * BLOCK_N)
@@ -59,31 +60,33 @@ def producer(q_desc, k_desc, v_desc, q_ring, k_ring, v_ring, work, group):
 
 
 @gluon.jit
-def issue_scores(q, k_ring, j, LAYOUT: gl.constexpr):
+def issue_scores(q, k_ring, j, LAYOUT: gl.constexpr, comes=True):
     """Start Q Kᵀ of block j [ROWS, BLOCK_N]."""
     zeros = gl.zeros([ROWS, BLOCK_N], gl.float32, LAYOUT)
-    k_t = wait_for(k_ring, j).permute((1, 0))
+    k_t = wait_for(k_ring, j, comes).permute((1, 0))
     return warpgroup_mma(q, k_t, zeros, use_acc=False, is_async=True)
 
 
 @gluon.jit
 def step(
-    state, q, k_ring, v_ring, j, qk_scale, visible, IS_MASKED: gl.constexpr
+    state, q, k_ring, v_ring, j, qk_scale, visible, IS_MASKED: gl.constexpr,
+    IS_PREDICATED: gl.constexpr = False, CONSUMER: gl.constexpr = 0,
+    TURNS: gl.constexpr = 0,
 ):  # fmt: skip
     """Take acc past block j − 1 and the softmax past block j."""
     m_i, l_i, acc, p = state
     LAYOUT: gl.constexpr = visible.type.layout
+    wait_turn(CONSUMER, TURNS)
     qk = issue_scores(q, k_ring, j, LAYOUT)
     v = wait_for(v_ring, j - 1)
     acc = warpgroup_mma(p, v, acc, is_async=True)
+    pass_turn(CONSUMER, TURNS)
     qk = warpgroup_mma_wait(1, deps=(qk,))  # P V, the latest, may still run
     release(k_ring, j)
-    m_i, l_i, alpha, p_j = online_softmax(
-        m_i, l_i, qk, qk_scale, visible, IS_MASKED
-    )  # fmt: skip
+    m_i, l_i, alpha, p_j = online_softmax(m_i, l_i, qk, qk_scale, visible, IS_MASKED)
     acc = warpgroup_mma_wait(0, deps=(acc,))
     release(v_ring, j - 1)
-    acc *= gl.convert_layout(alpha, gl.SliceLayout(1, acc.type.layout))[:, None]
+    acc = rescale(acc, alpha, IS_PREDICATED)
     return m_i, l_i, acc, gl.convert_layout(p_j.to(p.dtype), p.type.layout)
 
 
@@ -107,6 +110,8 @@ def consumer(
     m_i = gl.full([ROWS], -float("inf"), gl.float32, gl.SliceLayout(1, QK))
     acc = gl.zeros([ROWS, BLOCK_D], gl.float32, ACC)
 
+    offer(k_ring)
+    offer(v_ring)
     q = wait_for(q_ring, CONSUMER)
     qk = warpgroup_mma_wait(0, deps=(issue_scores(q, k_ring, 0, QK),))
     release(k_ring, 0)
@@ -139,12 +144,12 @@ def consumer(
 def hopper_attention_kernel(
     q_desc, k_desc, v_desc, o_desc, LSE,
     n_queries, n_keys, n_heads, group, qk_scale,
-    IS_CAUSAL: gl.constexpr, MASKED_BLOCKS: gl.constexpr, PLACES: gl.constexpr,
+    IS_CAUSAL: gl.constexpr, MASKED_BLOCKS: gl.constexpr, PLACES: gl.constexpr, TIMES,
 ):  # fmt: skip
     """Set up the rings, and give each warp its role."""
-    q_ring = make_ring(q_desc, 2, READERS=1)
-    k_ring = make_ring(k_desc, PLACES, READERS=2)
-    v_ring = make_ring(v_desc, PLACES, READERS=2)
+    q_ring = make_ring(q_desc, 2, FREE=0, READERS=0, TIMES=TIMES, RING=0)
+    k_ring = make_ring(k_desc, PLACES, K_FREE, READERS=2, TIMES=TIMES, RING=1)
+    v_ring = make_ring(v_desc, PLACES, V_FREE, READERS=2, TIMES=TIMES, RING=2)
     fence_async_shared()
     work = find_work(n_queries, n_keys, n_heads, IS_CAUSAL)
     gl.warp_specialize(
@@ -160,17 +165,16 @@ def hopper_attention_kernel(
     )  # fmt: skip
 
 
-_compiled = {}  # by what the kernel is specialised for
-
-
 def hopper_attention(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, is_causal: bool = True
-) -> tuple[torch.Tensor, torch.Tensor]:
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, is_causal: bool = True,
+    times: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
     """softmax(Q Kᵀ / √d + mask) V on a Hopper card; causal is aligned at the end.
 
     q (B, H, N_q, d); k, v (B, H_kv, N_k, d); float16 or bfloat16, such that ``serves``
     holds. Returns o (B, H, N_q, d) in that dtype and the log-sum-exp (B, H, N_q),
-    float32, natural logarithm; 0 and −inf for a row that sees no key.
+    float32, natural logarithm; 0 and −inf for a row that sees no key. ``times`` is for
+    hopper_timeline.
     """
     batch, n_heads, n_queries, head_dim = q.shape
     group, n_keys = n_heads // k.shape[1], k.shape[2]
@@ -185,12 +189,10 @@ def hopper_attention(
         describe(q, 64, block_d), describe(k, 128, block_d),
         describe(v, 128, block_d), describe(o, 64, block_d), lse,
         n_queries, n_keys, n_heads, group, LOG2_E.value / math.sqrt(head_dim),
-        is_causal, masked_blocks, places,
+        is_causal, masked_blocks, places, times,
     )  # fmt: skip
     together = heads_at_a_time(batch * n_heads, group, 4 * n_keys * head_dim)
     grid = (together, (n_queries + 127) // 128, batch * n_heads // together)
-    key = q.dtype, block_d, is_causal, masked_blocks, q.device
-    if key not in _compiled:  # Triton's own look-up would take 25 µs a call
-        _compiled[key] = hopper_attention_kernel.warmup(*args, grid=grid, num_warps=4)
-    _compiled[key][grid](*args)
+    key = q.dtype, block_d, is_causal, masked_blocks, times is None, q.device
+    launch(hopper_attention_kernel, grid, args, key, num_warps=4)
     return o, lse

@@ -70,7 +70,9 @@ OURS = {
 MODULES = [
     "step", "tiles", "model_attention", "attention",
     "causal_attention", "full_attention", "reference",
-    "descriptors", "fast_attention", "hopper", "hopper_attention",
+    "descriptors", "launch", "order", "fast_attention",
+    "named_barriers", "hopper", "hopper_rings", "hopper_softmax", "hopper_stamps",
+    "hopper_attention", "hopper_schedule", "hopper_persistent", "hopper_top",
 ]  # fmt: skip
 KERNELS = [*OURS, *PEERS]
 

@@ -3,10 +3,12 @@
     TRITON_INTERPRET=0 python compile_for_cards.py '[[90, "full", "float16", 64], ...]'
 
 prints one JSON object a job: the shared memory in bytes, the bytes of stack a thread
-spills to, and the PTX. Nothing is launched: where Triton asks the driver for the card,
-it is told one, and the host functions get tensors without memory. "full" and "causal"
-are the kernels of chapters 05 and 06, "fast_…" those of chapter 10, "hopper_…"
-written in Gluon, the others model_attention with options.
+spills to, the PTX, and for kernels by hand the loops of their SASS. Nothing is
+launched: where Triton asks the driver for the card, it is told one, and the host
+functions get tensors without memory. "full" and "causal" are the kernels of chapters 05
+and 06, "one_phase…" what the latter starts from, "fast_…" those of chapter 10,
+"hopper_…" and "persistent_…" written in Gluon, the others model_attention with options.
+``SIMPLE`` has the kernels that need only compile.
 """
 
 import json
@@ -14,6 +16,7 @@ import multiprocessing
 import subprocess
 import sys
 import tempfile
+from types import SimpleNamespace
 from unittest import mock
 
 import torch
@@ -22,12 +25,26 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler.compiler import CompiledKernel
 from triton.runtime.jit import JITFunction
 
+from kernels import launch
 from kernels.causal_attention import causal_attention
+from kernels.causal_one_phase import one_phase_attention
 from kernels.fast_attention import fast_attention, fast_tiles
+from kernels.first_kernels import (
+    copy,
+    copy_matrix,
+    matmul,
+    softmax,
+    weighted_row_sum_forward,
+)
 from kernels.full_attention import full_attention
+from kernels.grader.problems import PROBLEMS
 from kernels.hopper import BLOCK_M, BLOCK_N
 from kernels.hopper_attention import hopper_attention
+from kernels.hopper_timeline import make_times
+from kernels.hopper_top import hopper_attention as hopper_persistent
 from kernels.model_attention import model_attention
+from kernels.tests.planting import SOLUTIONS, load
+from kernels.tests.sass import instructions_of, loops_with_products
 from kernels.tiles import Tiles
 
 # Compute capability -> shared memory that one program may use, in KiB (CUDA C++
@@ -36,12 +53,20 @@ SHARED_KIB = {75: 64, 80: 163, 86: 99, 89: 99, 90: 227}
 HOSTS = {
     "full": lambda x: full_attention(x, x, x),
     "causal": lambda x: causal_attention(x, x, x),
+    "one_phase": lambda x: one_phase_attention(x, x, x, skips_above=False),
+    "one_phase_skipping": lambda x: one_phase_attention(x, x, x, skips_above=True),
     "fast_full": lambda x: fast_attention(x, x, x, False, tiles_for(x)),
     "fast_causal": lambda x: fast_attention(x, x, x, True, tiles_for(x)),
-    "hopper_full": lambda x: by_hand(x, x, is_causal=False),
-    "hopper_tail": lambda x: by_hand(x, x[:, :, 1:], is_causal=False),
-    "hopper_causal": lambda x: by_hand(x, x),
-    "hopper_unequal": lambda x: by_hand(x, x[:, :, 1:]),
+    "hopper_full": lambda x: by_hand(hopper_attention, x, x, False),
+    "hopper_tail": lambda x: by_hand(hopper_attention, x, x[:, :, 1:], False),
+    "hopper_causal": lambda x: by_hand(hopper_attention, x, x),
+    "hopper_unequal": lambda x: by_hand(hopper_attention, x, x[:, :, 1:]),
+    "hopper_watched": lambda x: by_hand(hopper_attention, x, x, True, make_times(x)),
+    "persistent_full": lambda x: by_hand(hopper_persistent, x, x, False),
+    "persistent_tail": lambda x: by_hand(hopper_persistent, x, x[:, :, 1:], False),
+    "persistent_causal": lambda x: by_hand(hopper_persistent, x, x),
+    "persistent_unequal": lambda x: by_hand(hopper_persistent, x, x[:, :, 1:]),
+    "persistent_two": lambda x: by_hand(hopper_persistent, x, x, True, 2, False),
     "model": lambda x: with_options(x),
     "window": lambda x: with_options(x, window_size=1000),
     "sinks": lambda x: with_options(x, window_size=1000, sink_size=5),
@@ -56,6 +81,24 @@ HOSTS = {
     "ones": lambda x: with_options(x[:, :, :1], window_size=1, sink_size=1),
     "no_sinks": lambda x: with_options(x, window_size=1, sink_size=0),
 }  # fmt: skip
+SIMPLE = {
+    "copy": lambda x: copy(x.flatten()),
+    "copy_matrix": lambda x: copy_matrix(x.flatten(0, 2)),
+    "softmax": lambda x: softmax(x.flatten(0, 2)),
+    "matmul": lambda x: matmul(x.flatten(0, 2), x[0, 0].T),
+    "weighted_row_sum": lambda x: weighted_row_sum_forward(x.flatten(0, 2), x[0, 0, 0]),
+    "solution_2": lambda x: solution("problem_2", 2)(x.flatten(0, 2), x[0, 0, 0]),
+    **{
+        f"solution_{n}": lambda x, n=n: solution(f"problem_{n}", n)(x, x, x)
+        for n in (3, 4, 5, 6, 7)
+    },
+    "seed": lambda x: solution("seed_problem_4", 4)(x, x, x),
+}
+
+
+def solution(name: str, n: int):
+    """What problem ``n`` asks for, of the grader's solution of that name."""
+    return load(SOLUTIONS / f"{name}.py", PROBLEMS[n].entry)
 
 
 def tiles_for(x: torch.Tensor) -> Tiles:
@@ -64,10 +107,10 @@ def tiles_for(x: torch.Tensor) -> Tiles:
     return TILES[-1]
 
 
-def by_hand(q: torch.Tensor, kv: torch.Tensor, is_causal: bool = True) -> None:
-    """Chapter 11's kernel: two heads of keys and values for all of q's."""
+def by_hand(attention, q: torch.Tensor, kv: torch.Tensor, *options) -> None:
+    """A kernel of chapter 11: two heads of keys and values for all of q's."""
     TILES.append((BLOCK_M.value, BLOCK_N.value))
-    hopper_attention(q, kv[:, :2], kv[:, :2], is_causal)
+    attention(q, kv[:, :2], kv[:, :2], *options)
 
 
 def with_options(x: torch.Tensor, **options) -> None:
@@ -101,7 +144,7 @@ run = JITFunction.run
 
 
 def only_compile(self, *args, warmup, **kwargs):
-    if "BLOCK_M" in kwargs:
+    if kwargs.keys() >= set(Tiles._fields):
         TILES.append(Tiles(*[kwargs[name] for name in Tiles._fields]))
     COMPILED.append(run(self, *args, warmup=True, **kwargs))
     return COMPILED[-1]
@@ -116,11 +159,20 @@ def compile_one(job) -> dict:
     dtype, shared_limit = getattr(torch, dtype), SHARED_KIB[capability] * 1024
     x = torch.empty(2, 8, 4096, head_dim, dtype=dtype, device="meta")
     triton.runtime.driver.set_active(Card(capability))
-    for module in ("full_attention", "causal_attention", "model_attention"):
+    launch._COMPILED.clear()  # what it holds may be of another job
+    for module in (
+        "full_attention", "causal_attention", "causal_one_phase", "model_attention"
+    ):  # fmt: skip
         name = f"kernels.{module}.shared_memory_bytes"
         mock.patch(name, lambda: shared_limit).start()
-    HOSTS[host](x)
-    tiles, kernel = TILES.pop(), COMPILED.pop()
+    mock.patch("kernels.first_kernels.check_runs_here").start()  # "meta" is no GPU
+    hopper = SimpleNamespace(multi_processor_count=132)  # which has as many programs
+    mock.patch("torch.cuda.get_device_properties", lambda device: hopper).start()
+    (HOSTS | SIMPLE)[host](x)
+    tiles, kernel = TILES.pop() if host in HOSTS else None, COMPILED.pop()
+    loops = None
+    if host.startswith(("hopper_", "persistent_")):
+        loops = loops_with_products(instructions_of(kernel.asm["cubin"]))
     return {
         "job": job,
         "tiles": tiles,
@@ -128,6 +180,7 @@ def compile_one(job) -> dict:
         "shared_limit": shared_limit,
         "stack": stack_bytes(kernel.asm["cubin"]),
         "ptx": kernel.asm["ptx"],
+        "loops": loops,
     }
 
 

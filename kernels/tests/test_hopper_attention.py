@@ -1,4 +1,4 @@
-"""The Hopper kernel: compiled everywhere, run where there is such a card."""
+"""The Hopper kernels: compiled everywhere, run where there is such a card."""
 
 import math
 from functools import cache, partial
@@ -13,6 +13,7 @@ from test_fast_attention import described
 from kernels.device import INTERPRETED
 from kernels.hopper import serves
 from kernels.hopper_attention import hopper_attention
+from kernels.hopper_top import hopper_attention as persistent
 from kernels.reference import naive_attention, reference_attention
 
 # Gluon has no interpreter, and these instructions are Hopper's alone.
@@ -20,45 +21,55 @@ on_hopper = pytest.mark.skipif(
     INTERPRETED or torch.cuda.get_device_capability() != (9, 0),
     reason="needs a Hopper GPU",
 )
+KERNELS = {
+    "ping-pong": hopper_attention,
+    "persistent": persistent,
+    "two consumers": partial(persistent, consumers=2, is_predicated=False),
+    "three consumers": partial(persistent, consumers=3, is_predicated=False),
+}
 DTYPES = (torch.float16, torch.bfloat16)
 HEAD_DIMS = (16, 32, 64, 72, 80, 96, 128)
-# Around the tiles' edges: 64 rows of a consumer, 128 of a program, 128 keys.
-EQUAL = [(n, n) for n in (1, 63, 64, 65, 127, 128, 129, 300, 512)]
+# Around the tiles' edges: 64 rows of a consumer, 128 or 192 of a program, 128 keys.
+EQUAL = [(n, n) for n in (1, 63, 64, 65, 127, 128, 129, 191, 192, 193, 300, 512)]
 UNEQUAL = [(1, 129), (129, 1), (128, 384), (100, 356), (7, 300), (300, 7), (64, 257)]
-CASES = [(*lengths, 128) for lengths in EQUAL + UNEQUAL]
-CASES += [(65, 129, d) for d in HEAD_DIMS if d != 128]
+CASES = [(*lengths, d) for d in (64, 128) for lengths in EQUAL + UNEQUAL]
+CASES += [(65, 129, d) for d in HEAD_DIMS if d not in (64, 128)]
 
 every_mask = pytest.mark.parametrize("is_causal", [False, True], ids=["full", "causal"])
+every_kernel = pytest.mark.parametrize("kernel", KERNELS)
 every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=name_of)
 
 
 @cache
-def errors_in(is_causal, dtype, case):
-    ours = partial(hopper_attention, is_causal=is_causal)
+def errors_in(kernel, is_causal, dtype, case):
+    ours = partial(KERNELS[kernel], is_causal=is_causal)
     return compare(ours, naive_attention, inputs(*case, dtype), is_causal=is_causal)
 
 
 @on_hopper
+@every_kernel
 @every_mask
 @every_dtype
 @pytest.mark.parametrize("case", CASES, ids=name_of)
-def test_max_error(is_causal, dtype, case):
-    errors_in(is_causal, dtype, case).check_max()
+def test_max_error(kernel, is_causal, dtype, case):
+    errors_in(kernel, is_causal, dtype, case).check_max()
 
 
 @on_hopper
+@every_kernel
 @every_mask
 @every_dtype
-def test_rms_error(is_causal, dtype):
-    check_rms([errors_in(is_causal, dtype, case) for case in CASES])
+def test_rms_error(kernel, is_causal, dtype):
+    check_rms([errors_in(kernel, is_causal, dtype, case) for case in CASES])
 
 
 @on_hopper
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=200, deadline=None, derandomize=True)
 @given(st.data())
 def test_drawn(data):
     """Shapes, groups and layouts in combinations nobody thought of."""
     draw = data.draw
+    kernel = draw(st.sampled_from(list(KERNELS)), "kernel")
     is_causal = draw(st.booleans(), "is_causal")
     dtype = draw(st.sampled_from(DTYPES), "dtype")
     batch, n_kv_heads, group = draw(st.tuples(*[st.integers(1, 4)] * 3), "heads")
@@ -70,53 +81,85 @@ def test_drawn(data):
     made = inputs(*lengths, head_dim, dtype, batch, n_heads, group=group)
     qkv = tuple(map(described, made, layouts))
     assert serves(*qkv)
-    ours = partial(hopper_attention, is_causal=is_causal)
+    ours = partial(KERNELS[kernel], is_causal=is_causal)
     compare(ours, reference_attention, qkv, is_causal=is_causal).check_max()
 
 
+# Heads enough for several tiles a program; batch, heads, group, queries, keys
+MANY = [(7, 48, 3, 640, 640), (6, 45, 3, 500, 700), (6, 45, 5, 700, 444)]
+
+
 @on_hopper
+@every_kernel
 @every_mask
-def test_large_logits(is_causal):
+@pytest.mark.parametrize("head_dim", [64, 128])
+@pytest.mark.parametrize("sizes", MANY, ids=name_of)
+def test_many_tiles_a_program(sizes, head_dim, is_causal, kernel):
+    batch, n_heads, group, *lengths = sizes
+    qkv = inputs(*lengths, head_dim, torch.bfloat16, batch, n_heads, group=group)
+    ours = partial(KERNELS[kernel], is_causal=is_causal)
+    compare(ours, naive_attention, qkv, is_causal=is_causal).check_max()
+
+
+@on_hopper
+@every_kernel
+@every_mask
+def test_large_logits(is_causal, kernel):
     """Scores of several hundreds: e^score alone would overflow, weights are exact."""
-    q, k, v = inputs(300, 300, 128, torch.float16)
-    ours = partial(hopper_attention, is_causal=is_causal)
+    q, k, v = inputs(300, 300, 64, torch.float16)
+    ours = partial(KERNELS[kernel], is_causal=is_causal)
     qkv = (100 * q, k, v)
     compare(ours, naive_attention, qkv, is_causal=is_causal).check_max()
 
 
 @on_hopper
-def test_neighbours_do_not_leak():
-    """What lies behind a head's last row is another head's: infinite here."""
-    q, k, v = inputs(70, 70, 64, torch.float16, batch=1, n_heads=2)
-    expected = hopper_attention(q, k, v)[0][:, 0]
+@every_kernel
+def test_neighbours_do_not_leak(kernel):
+    """What lies around a head's rows is another head's: infinite here."""
+    q, k, v = inputs(70, 70, 64, torch.float16, batch=1, n_heads=3)
+    expected = KERNELS[kernel](q, k, v)[0][:, 1]
     for x in (q, k, v):
-        x[:, 1] = math.inf
-    assert torch.equal(hopper_attention(q, k, v)[0][:, 0], expected)
+        x[:, ::2] = math.inf
+    assert torch.equal(KERNELS[kernel](q, k, v)[0][:, 1], expected)
+
+
+@on_hopper
+@every_kernel
+@every_mask
+@pytest.mark.parametrize("head_dim", [64, 128])
+def test_same_bits_every_time(head_dim, is_causal, kernel):
+    """Also when many programs run at once: a race would show."""
+    q, k, v = inputs(2000, 2000, head_dim, torch.bfloat16, n_heads=16)
+    first = KERNELS[kernel](q, k, v, is_causal)
+    for _ in range(20):
+        assert all(map(torch.equal, first, KERNELS[kernel](q, k, v, is_causal)))
 
 
 @on_hopper
 @every_mask
-def test_same_bits_every_time(is_causal):
-    """Also when many programs run at once: a race would show."""
-    q, k, v = inputs(2000, 2000, 128, torch.bfloat16, n_heads=16)
-    first = hopper_attention(q, k, v, is_causal)
-    for _ in range(20):
-        assert all(map(torch.equal, first, hopper_attention(q, k, v, is_causal)))
+@pytest.mark.parametrize("head_dim", [64, 128])
+def test_predicated_and_plain_rescale_agree_in_every_bit(head_dim, is_causal):
+    """A product with 1 changes none."""
+    qkv = inputs(1000, 1000, head_dim, torch.bfloat16, n_heads=16)
+    run = partial(persistent, *qkv, is_causal, consumers=3)
+    assert all(map(torch.equal, run(is_predicated=True), run(is_predicated=False)))
 
 
 @on_hopper
-def test_in_a_cuda_graph():
+@every_kernel
+def test_in_a_cuda_graph(kernel):
     """Captured once and replayed on other values."""
-    q, k, v = inputs(300, 300, 128, torch.bfloat16)
-    hopper_attention(q, k, v)
+    attention = KERNELS[kernel]
+    q, k, v = inputs(300, 300, 64, torch.bfloat16)
+    attention(q, k, v)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        o, lse = hopper_attention(q, k, v)
+        o, lse = attention(q, k, v)
     for seed in (1, 2):
-        for x, new in zip((q, k, v), inputs(300, 300, 128, q.dtype, seed=seed)):
+        for x, new in zip((q, k, v), inputs(300, 300, 64, q.dtype, seed=seed)):
             x.copy_(new)
         graph.replay()
-        assert all(map(torch.equal, (o, lse), hopper_attention(q, k, v)))
+        assert all(map(torch.equal, (o, lse), attention(q, k, v)))
 
 
 def test_serves():

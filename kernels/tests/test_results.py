@@ -1,7 +1,7 @@
 """The stored measurements are what their raw samples say, and of today's kernels.
 
-A sweep (``kernels.sweep``) or the tile sizes may be missing; what is there is checked
-in full.
+A sweep (``kernels.sweep``), the tile sizes or those of chapter 11 may be missing; what
+is there is checked in full.
 """
 
 import itertools
@@ -14,6 +14,14 @@ import torch
 from kernels import benchmark
 from kernels.experiments import EXPERIMENTS
 from kernels.fast_attention import fast_tiles
+from kernels.hopper_experiments import (
+    GROUPED,
+    HOPPER_PEERS,
+    SHAPES,
+    WATCHED,
+    our_kernels,
+)
+from kernels.hopper_timeline import EVENT_NAMES, ROLE_NAMES
 from kernels.ladder import DEAD_ENDS, RUNGS
 from kernels.ladder.timeline import ORDERS
 from kernels.reference import attention_mask
@@ -21,11 +29,20 @@ from kernels.sweep import HEAD_DIMS, KERNELS, SWEEPS, layer_shapes
 from kernels.timing import summarise
 
 ON_DISK = {path.stem for path in benchmark.RESULTS.glob("*.json")}
-MAY_BE_MISSING = {*SWEEPS, "tiles"}
+MAY_BE_MISSING = {*SWEEPS, "tiles", "hopper", "ping_pong", "host"}
 SWEPT = [name for name in SWEEPS if name in ON_DISK]
 STORED = [name for name in EXPERIMENTS if name in ON_DISK]
-TIMED = [name for name in STORED if name != "timeline"]
+NOT_IN_MS = ("timeline", "ping_pong", "host")
+TIMED = [name for name in STORED if name not in NOT_IN_MS]
 ATTENTION = ["full", "causal", "grouped", "window", "options", "ladder", *SWEPT]
+ATTENTION += ["hopper"]
+
+
+def load(name: str) -> dict:
+    """What was measured; a test that asks for what may be missing is skipped."""
+    if name in MAY_BE_MISSING - ON_DISK:
+        pytest.skip(f"{name} waits for its measurement")
+    return benchmark.load(name)
 
 
 def test_every_file_is_an_experiment_of_the_command():
@@ -78,7 +95,7 @@ def visible_pairs(row) -> float:
 
 @pytest.mark.parametrize("name", ATTENTION)
 def test_tflops_follow_from_shape_and_time(name):
-    for row in benchmark.load(name)["rows"]:
+    for row in load(name)["rows"]:
         if row["ms"] is not None:
             per_head = 4 * row["head_dim"] * visible_pairs(row)
             flops = per_head * row["batch"] * row["heads"]
@@ -205,3 +222,45 @@ def test_the_timeline_has_every_tile_of_every_head_once_in_each_order():
         assert sorted((row["tile"], row["head"]) for row in rows) == places
         assert all(0 <= row["start_us"] < row["end_us"] for row in rows)
         assert {row["sm"] for row in rows} == set(range(data["device"]["sms"]))
+
+
+def test_every_rung_on_hopper_was_measured_at_every_shape():
+    measured = {}
+    for row in load("hopper")["rows"]:
+        assert row["ms"] is not None, row["kernel"]
+        shape = tuple(row[key] for key in SHAPES[0].columns())
+        measured.setdefault(shape, []).append(row["kernel"])
+    assert measured == {
+        tuple(s.columns().values()): [*our_kernels(s), *HOPPER_PEERS]
+        for s in SHAPES + GROUPED
+    }
+
+
+def test_a_ping_pong_is_told_from_beginning_to_end():
+    """As many steps as there are blocks of keys; what is there was loaded before."""
+    data = load("ping_pong")
+    assert [x["head_dim"] for x in data["launches"]] == [s.head_dim for s in WATCHED]
+    for launch in data["launches"]:
+        assert launch["ms"] > 0 and launch["ms_watched"] > 0
+        n_blocks = launch["length"] // 128
+        cycles = {
+            (row["role"], row["ring"], row["tile"], row["event"]): row["cycle"]
+            for row in data["rows"]
+            if row["head_dim"] == launch["head_dim"]
+        }
+        for j in range(n_blocks):
+            for ring, role in itertools.product("kv", ROLE_NAMES[:2]):
+                loaded = cycles["producer", ring, j, "has"]
+                asks, has = (cycles[role, ring, j, e] for e in EVENT_NAMES[:2])
+                assert loaded < has and asks < has
+                if (ring, j) != ("v", n_blocks - 1):
+                    assert has < cycles[role, ring, j, "releases"]
+
+
+def test_what_a_call_costs_the_host():
+    """Under 30 µs for the kernels by hand, as the chapter says."""
+    rows = {row["kernel"]: row for row in load("host")["rows"]}
+    for row in rows.values():
+        assert row["us"] == statistics.median(row["samples"])
+    for name in ("fast_attention", "hopper_attention", "hopper_top"):
+        assert rows[name]["us"] < 30, name

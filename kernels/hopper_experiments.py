@@ -1,0 +1,176 @@
+"""Measurements of chapter 11: rungs on Hopper, one program watched, the host's part.
+
+Everything is compiled first. The kernels of a shape then take turns launch by launch on
+a card that is kept busy (``time_sustained``), since Hopper's rungs lie closer together
+than the clocks that a kernel may find. Ours write the log-sum-exp as well.
+"""
+
+import statistics
+import time
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from tqdm import tqdm
+
+from kernels import hopper_attention, hopper_top
+from kernels.attention import flash_attention_forward
+from kernels.attention_rows import Shape, expected_part, why_it_fails
+from kernels.fast_attention import fast_attention
+from kernels.hopper_timeline import place_of, rows_of, typical_program, watch
+from kernels.ladder.measure import compile_all, rows_of_shape, time_sustained
+from kernels.model_attention import model_attention
+from kernels.peers import PEERS
+from kernels.timing import summarise
+
+TOKENS, COLUMNS = 16384, 2048
+LENGTHS = (1024, 2048, 4096, 8192, TOKENS)
+SHAPES = [
+    Shape(TOKENS // n, COLUMNS // d, n, d, is_causal)
+    for d in (64, 128)
+    for is_causal in (True, False)
+    for n in LENGTHS
+]
+GROUPED = [Shape(2, 32, 8192, 128, kv_heads=kv_heads) for kv_heads in (32, 8)]
+HOPPER_PEERS = ("FlashAttention-3", "SDPA cuDNN", "SDPA FlashAttention-2")
+# The persistent kernel's rungs, each with what it has besides the one before.
+RUNGS = {
+    "persistent": {"consumers": 2, "takes_turns": False, "is_predicated": False},
+    "three consumers": {"consumers": 3, "takes_turns": False, "is_predicated": False},
+    "turns": {"consumers": 3, "is_predicated": False},
+    "top": {},
+}
+WATCHED = [Shape(TOKENS // 4096, COLUMNS // d, 4096, d) for d in (64, 128)]
+LAUNCHES = 20  # before the one that is watched
+CALLS = 1000
+ROUNDS = 7
+
+
+def only_o(attention: Callable, is_causal: bool, options: dict, q, k, v):
+    return attention(q, k, v, is_causal, **options)[0]
+
+
+def our_kernels(shape: Shape) -> dict[str, Callable]:
+    """Chapter 10's kernel, the ping-pong, and the rungs above it."""
+    ours = {
+        "chapter 10": (fast_attention, {}),
+        "ping-pong": (hopper_attention.hopper_attention, {}),
+    }
+    for name, options in RUNGS.items():
+        if shape.head_dim <= 64 or name != "three consumers":
+            ours[name] = (hopper_top.hopper_attention, options)
+    return {
+        name: partial(only_o, attention, shape.is_causal, options)
+        for name, (attention, options) in ours.items()
+    }
+
+
+def compile_ours(shape: Shape, name: str) -> None:
+    our_kernels(shape)[name](*shape.inputs())
+
+
+def hopper() -> dict:
+    """Every rung and its peers, causal and full, over the lengths."""
+    compiled_apart = [shape for shape in SHAPES if shape.length in (1024, 4096)]
+    compile_all(
+        [
+            partial(compile_ours, s, name)
+            for s in compiled_apart
+            for name in our_kernels(s)
+        ],
+        "hopper",
+    )
+    rows = []
+    for shape in tqdm(SHAPES + GROUPED, desc="hopper"):
+        peers = {name: PEERS[name](shape.is_causal) for name in HOPPER_PEERS}
+        rows += rows_of_shape(our_kernels(shape) | peers, shape, {}, time_sustained)
+    return {"timed": "in turn under sustained load", "rows": rows}
+
+
+def watched_output(is_causal: bool, q, k, v) -> torch.Tensor:
+    return watch(q, k, v, is_causal)[0]
+
+
+def watch_typical(shape: Shape) -> tuple[dict, list[dict]]:
+    """About a launch and one of its programs; and that program's events."""
+    inputs = shape.inputs()
+    functions = {
+        "ms": partial(hopper_attention.hopper_attention, *inputs, shape.is_causal),
+        "ms_watched": partial(watch, *inputs, shape.is_causal),
+    }
+    reason = why_it_fails(
+        partial(watched_output, shape.is_causal), inputs, shape,
+        expected_part(inputs, shape),
+    )  # fmt: skip
+    if reason:
+        raise RuntimeError(f"the watched ping-pong: {reason}")
+    for _ in range(LAUNCHES):
+        _, times = watch(*inputs, shape.is_causal)
+    program = typical_program(times)
+    about = shape.columns() | {"program": program, **place_of(times, program)}
+    for name, samples in time_sustained(functions).items():
+        about[name] = statistics.median(samples)
+    rows = [{"head_dim": shape.head_dim, **row} for row in rows_of(times, program)]
+    return about, rows
+
+
+def ping_pong() -> dict:
+    """Who waits for whom in one program of the ping-pong, at each head dim."""
+    launches, rows = [], []
+    for shape in tqdm(WATCHED, desc="ping_pong"):
+        about, events = watch_typical(shape)
+        launches.append(about)
+        rows += events
+    return {"launches": launches, "rows": rows}
+
+
+def microseconds_of_calls(function: Callable[[], object], calls: int) -> float:
+    """Of the host alone, a call: it hands the work over and does not wait for it."""
+    torch.cuda.synchronize()
+    start = time.perf_counter()
+    for _ in range(calls):
+        function()
+    taken = time.perf_counter() - start
+    torch.cuda.synchronize()
+    return float(f"{taken / calls * 1e6:.5g}")
+
+
+def host() -> dict:
+    """What a call costs the host: one tiny tile, so that the card keeps up with it.
+
+    The kernels that the public call chooses from; that call, with its checks; cuDNN.
+    """
+    shape = Shape(1, 1, 64, 128)
+    inputs = shape.inputs()
+    functions = {
+        "public call": flash_attention_forward,
+        "model_attention": model_attention,
+        "fast_attention": fast_attention,
+        "hopper_attention": hopper_attention.hopper_attention,
+        "hopper_top": hopper_top.hopper_attention,
+        "SDPA cuDNN": PEERS["SDPA cuDNN"](True),
+    }
+    rows = []
+    for name in tqdm(functions, desc="host"):
+        function = partial(functions[name], *inputs)
+        microseconds_of_calls(function, 50)  # compiles it
+        samples = [microseconds_of_calls(function, CALLS) for _ in range(ROUNDS)]
+        summary = summarise(samples)
+        summary["us"] = summary.pop("ms")  # summarise takes any unit
+        rows.append({"kernel": name, **shape.columns(), "calls": CALLS, **summary})
+    return {"rows": rows}
+
+
+_PING_PONG = [
+    "step", "launch", "order", "named_barriers", "hopper", "hopper_rings",
+    "hopper_softmax", "hopper_stamps", "hopper_attention",
+]  # fmt: skip
+_HOPPER = [*_PING_PONG, "hopper_schedule", "hopper_persistent", "hopper_top"]
+_PORTABLE = ["tiles", "descriptors", "fast_attention"]
+HOPPER_EXPERIMENTS = {
+    "hopper": ([*_HOPPER, *_PORTABLE, "reference"], hopper),
+    "ping_pong": ([*_PING_PONG, "hopper_timeline", "reference"], ping_pong),
+    "host": (
+        [*_HOPPER, *_PORTABLE, "checks", "attention", "model_attention"], host,
+    ),
+}  # fmt: skip

@@ -1,0 +1,98 @@
+"""Which tile runs where and when, in a grid of one program a multiprocessor.
+
+The work is dealt out on the host, once for a shape: every program gets a list of tiles
+and works through it. Three things decide the order:
+
+    heads in groups      as many at a time as the L2 cache holds K and V of
+    longest tiles first  within a group, so that the short ones even out its end
+    the least loaded     takes the next tile (Graham's rule, 1969)
+
+The last tile of a head ends with its queries, rounded up to 64. So the first may begin
+before them: rows that do not exist cost less there, where causal rows see few keys.
+"""
+
+import heapq
+from functools import cache
+
+import torch
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+
+from kernels.hopper import ROWS, count_blocks
+
+BOUNDARY = 0.3  # what a tile costs by itself, in blocks of keys
+
+
+@gluon.jit
+def count_tiles(table):
+    """How many tiles this program takes."""
+    return gl.load(table + gl.program_id(0))
+
+
+@gluon.jit
+def read_tile(table, i):
+    """(batch, head, start_m, n_blocks) of this program's i-th tile."""
+    tile = table + gl.num_programs(0) * (1 + 4 * i) + 4 * gl.program_id(0)
+    return gl.load(tile), gl.load(tile + 1), gl.load(tile + 2), gl.load(tile + 3)
+
+
+@gluon.jit
+def find_rows(tile, sizes, CONSUMER: gl.constexpr, IS_CAUSAL: gl.constexpr):
+    """(batch, head, start_m, n_blocks, skips) of this consumer's rows in a tile.
+
+    skips is 1 if none of them sees the tile's last block of keys, else 0.
+    """
+    n_queries, n_keys, _ = sizes
+    batch, head, start_m, n_tile = tile
+    start_m += CONSUMER * ROWS
+    n_blocks = count_blocks(start_m + ROWS, n_queries, n_keys, IS_CAUSAL)
+    return batch, head, start_m, n_blocks, n_tile - n_blocks
+
+
+def tiles_of_a_head(
+    n_queries: int, n_keys: int, block_m: int, is_causal: bool
+) -> list[tuple[int, int]]:
+    """(start_m, n_blocks) of each tile, the longest first."""
+    tiles = []
+    end_m = -(-n_queries // 64) * 64
+    while end_m > 0:
+        n_seen = min(end_m + n_keys - n_queries, n_keys) if is_causal else n_keys
+        tiles.append((end_m - block_m, max(-(-n_seen // 128), 1)))
+        end_m -= block_m
+    return tiles
+
+
+def deal(
+    tiles: list[tuple[int, int]], n_heads: int, together: int, programs: int
+) -> list[list[tuple[int, int, int]]]:
+    """The (head, start_m, n_blocks) that each program takes, in order."""
+    lists = [[] for _ in range(min(programs, n_heads * len(tiles)))]
+    loads = [(0.0, program) for program in range(len(lists))]  # a heap: least first
+    for first in range(0, n_heads, together):
+        for start_m, n_blocks in tiles:
+            for head in range(first, min(first + together, n_heads)):
+                load, program = loads[0]
+                heapq.heapreplace(loads, (load + n_blocks + BOUNDARY, program))
+                lists[program].append((head, start_m, n_blocks))
+    return lists
+
+
+@cache  # for good, since a captured CUDA graph may read the table later
+def make_table(
+    device: torch.device, batch: int, n_heads: int, n_queries: int, n_keys: int,
+    block_m: int, is_causal: bool, together: int,
+) -> tuple[torch.Tensor, int]:  # fmt: skip
+    """The lists on the card, int32, and the number of programs.
+
+    First each program's number of tiles, then everyone's first tile, everyone's second,
+    …, each as ``read_tile`` returns it; shorter lists end in zeros, and so do all.
+    """
+    programs = torch.cuda.get_device_properties(device).multi_processor_count
+    tiles = tiles_of_a_head(n_queries, n_keys, block_m, is_causal)
+    lists = deal(tiles, batch * n_heads, together, programs)
+    table = [len(tiles) for tiles in lists]
+    for i in range(max(table) + 2):
+        for tiles in lists:
+            head, *rest = tiles[i] if i < len(tiles) else (0, 0, 0)
+            table += [head // n_heads, head % n_heads, *rest]
+    return torch.tensor(table, dtype=torch.int32, device=device), len(lists)

@@ -1,0 +1,66 @@
+"""The top of the ladder on Hopper: chapter 11's kernel, called.
+
+The host's part of ``hopper_persistent``: how many consumers there are, which tiles run
+where, what the copy engine has to know, and a launch that costs it little.
+"""
+
+import math
+
+import torch
+
+from kernels.hopper import describe
+from kernels.hopper_persistent import hopper_persistent_kernel
+from kernels.hopper_schedule import make_table
+from kernels.launch import launch
+from kernels.order import heads_at_a_time
+from kernels.step import LOG2_E
+
+
+def choose_consumers(n_queries: int, n_keys: int, is_causal: bool) -> int:
+    """Two or three, for head dims up to 64: which were faster on an H200.
+
+    Tiles of 192 rows read K and V less often, but many of them have rows that lie
+    before the queries, or end in few keys.
+    """
+    if n_keys <= 1024:
+        return 2
+    return 3 if is_causal or -n_queries % 192 < n_queries // 12 else 2
+
+
+def hopper_attention(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, is_causal: bool = True,
+    consumers: int | None = None, takes_turns: bool = True, is_predicated: bool = True,
+) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
+    """What ``kernels.hopper_attention`` computes, of the same tensors, faster.
+
+    The first call of a shape makes its table, so it cannot be in a CUDA graph.
+    ``consumers``: 2 or 3, up to head dim 64.
+    """
+    batch, n_heads, n_queries, head_dim = q.shape
+    group, n_keys = n_heads // k.shape[1], k.shape[2]
+    o = torch.empty_like(q)
+    lse = torch.empty(q.shape[:3], dtype=torch.float32, device=q.device)
+    block_d = max(16, 1 << (head_dim - 1).bit_length())  # the next power of two
+    if block_d == 128:
+        consumers = 2
+    elif consumers is None:
+        consumers = choose_consumers(n_queries, n_keys, is_causal)
+    masked_blocks = 1 if is_causal or n_keys % 128 else 0
+    if is_causal and (n_keys - n_queries) % 64:
+        masked_blocks = 2  # the diagonal of 64 rows crosses two blocks
+    together = heads_at_a_time(batch * n_heads, group, 4 * n_keys * head_dim)
+    table, programs = make_table(
+        q.device, batch, n_heads, n_queries, n_keys, 64 * consumers, is_causal, together
+    )
+    turns = consumers if takes_turns else 0
+    places = 2 if block_d == 128 else 4
+    modes = is_causal, masked_blocks, places, consumers, turns, is_predicated
+    args = (
+        describe(q, 64, block_d), describe(k, 128, block_d),
+        describe(v, 128, block_d), describe(o, 64, block_d), lse, table,
+        n_queries, n_keys, n_heads, group, LOG2_E.value / math.sqrt(head_dim),
+        *modes,
+    )  # fmt: skip
+    key = q.device, q.dtype, block_d, *modes
+    launch(hopper_persistent_kernel, (programs, 1, 1), args, key, num_warps=4)
+    return o, lse

@@ -1,0 +1,258 @@
+"""Who waits for whom in the Hopper kernels, on the CPU: see ``gluon_stand_in``.
+
+The kernels' own source runs in drawn interleavings. No role may hang or touch what is
+not its own; every tile is loaded, released and multiplied as often as it should be; and
+the values are attention's. Planted faults show that these tests can fail.
+"""
+
+import random
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from gluon_stand_in import Call, Fault, check, load_kernels
+
+from kernels.reference import reference_attention
+
+KERNELS = load_kernels()
+LENGTHS = (1, 2, 63, 64, 65, 100, 127, 128, 129, 191, 192, 193, 256, 300, 385, 512, 640)
+CASES = 280  # drawn ones
+
+
+def drawn(draw: random.Random) -> dict:
+    """Shapes, the number of programs and of consumers, and one interleaving."""
+    group = draw.choice((1, 1, 2, 3))
+    queries = draw.choice(LENGTHS)
+    return {
+        "kernel": draw.choice(("hopper_attention", *["hopper_top"] * 3)),
+        "batch": draw.choice((1, 1, 2)),
+        "heads": group * draw.choice((1, 2, 3)),
+        "group": group,
+        "queries": queries,
+        "keys": queries if draw.random() < 0.4 else draw.choice(LENGTHS),
+        "is_causal": draw.random() < 0.7,
+        "consumers": draw.choice((2, 3)),
+        "takes_turns": draw.random() < 0.6,
+        "is_predicated": draw.random() < 0.3,
+        "places": draw.choice((2, 2, 3, 4)),
+        "programs": draw.choice((1, 2, 3, 5, 132)),
+        "together": draw.random(),
+        "seed": draw.randrange(2**31),
+    }
+
+
+def run(kernels, case: dict) -> None:
+    """Run a case, and check all there is to check."""
+    module = getattr(kernels, case["kernel"])
+    is_persistent = case["kernel"] == "hopper_top"
+    random_numbers = np.random.default_rng(case["seed"])
+    heads = (
+        case["heads"],
+        case["heads"] // case["group"],
+        case["heads"] // case["group"],
+    )
+    lengths = case["queries"], case["keys"], case["keys"]
+    qkv = [
+        torch.from_numpy(random_numbers.standard_normal((case["batch"], h, n, 16)))
+        for h, n in zip(heads, lengths)
+    ]
+    names = ("consumers", "takes_turns", "is_predicated") if is_persistent else ()
+    options = {name: case[name] for name in names}
+    all_heads = case["batch"] * case["heads"]
+    divisors = [n for n in range(1, all_heads + 1) if all_heads % n == 0]
+    together = divisors[int(case["together"] * len(divisors))]
+    module.heads_at_a_time = lambda *sizes: together
+    call = Call(
+        module, *qkv, case["is_causal"], case["seed"], case["programs"], options,
+        PLACES=case["places"],
+    )  # fmt: skip
+    check_rings(call, is_persistent)
+    check_turns(call, is_persistent and case["takes_turns"])
+    check_pairs(call, case, is_persistent)
+    check_outputs(call, qkv, case["is_causal"])
+
+
+def check_rings(call: Call, is_persistent: bool) -> None:
+    """All that was loaded was released by all, but what nothing is loaded over."""
+    for program in call.programs:
+        kept = Counter()
+        for name, tiles, ready, free in program.rings:
+            for tile, barrier in zip(tiles, ready, strict=True):
+                check(barrier.completed == tile.loads, barrier.name, "waits for more")
+                is_kept = tile.loads and len(tile.released_by) < max(tile.readers, 1)
+                kept[name] += bool(is_kept)
+                is_shared = 0 < len(tile.released_by) < tile.readers
+                check(not is_shared, name, "is released by some and not by all")
+            if name != "q":  # offered before the first load
+                for tile, barrier in zip(tiles, free, strict=True):
+                    check(barrier.completed == tile.loads, barrier.name, "too often")
+        expected = {"q": 0 if is_persistent else 2, "k": 0, "v": 1 - is_persistent}
+        check(dict(kept) == expected, "kept in the rings:", dict(kept))
+
+
+def check_turns(call: Call, takes_turns: bool) -> None:
+    """Of all turns, the last is left over: it is consumer 0's again."""
+    for program in call.programs:
+        left = [len(barrier.came) for barrier in program.named[5:8]]
+        check(left == [int(takes_turns), 0, 0], "turns left over:", left)
+
+
+def check_pairs(call: Call, case: dict, is_persistent: bool) -> None:
+    """64 rows and a block of keys meet once if one sees the other, and seldom else."""
+    scores = {key[1:]: n for key, n in call.log.items() if key[0] == "scores"}
+    outputs = sum(n for key, n in call.log.items() if key[0] == "output")
+    check(set(scores.values()) == {1}, "a pair is visited twice")
+    check(outputs == len(scores), "P V is computed as often as Q Kᵀ")
+    queries, keys, group = case["queries"], case["keys"], case["group"]
+    for batch in range(case["batch"]):
+        for head in range(case["heads"]):
+            for row in range(0, queries, 64):
+                last = min(row + 63, queries - 1)
+                seen = (
+                    min(last + keys - queries + 1, keys) if case["is_causal"] else keys
+                )
+                needed = {
+                    ("k", batch, head // group, n) for n in range(0, max(seen, 1), 128)
+                }
+                visited = {
+                    k for q, k in scores if q == ("q", batch, head, row)
+                }  # fmt: skip
+                check(needed <= visited, "left out:", needed - visited)
+                if is_persistent:
+                    check(
+                        len(visited) <= len(needed) + (last < row + 63), "one too many"
+                    )
+
+
+def check_outputs(call: Call, qkv: list, is_causal: bool) -> None:
+    rows, elements = call.written
+    check((rows == 1).all(), "rows of o are stored", Counter(rows.ravel().tolist()))
+    check(set(elements.values()) == {1}, "elements of lse are stored twice")
+    check(len(elements) == call.lse.numel(), "elements of lse are left out")
+    o, lse = reference_attention(*qkv, is_causal, return_lse=True)
+    torch.testing.assert_close(call.o, o, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(call.lse, lse.float(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("part", range(4))
+def test_drawn_interleavings(part):
+    draw = random.Random(part)
+    for _ in range(CASES // 4):
+        case = drawn(draw)
+        try:
+            run(KERNELS, case)
+        except Exception as fault:
+            raise AssertionError(f"{case}: {fault}") from fault
+
+
+# what is wrong, module, a line of it, what stands there instead, what is said of it
+FAULTS = [
+    ("the output's tile is reused too early", "hopper",
+     "    tma.store_wait(0)  # the", "    pass  # the", "still leaving"),
+    ("one thread alone has waited", "hopper",
+     "    thread_barrier()", "    pass", "no barrier of the threads"),
+    ("no fence before the store", "hopper",
+     "    fence_async_shared()\n    if start_m", "    if start_m", "before the fence"),
+    ("a store before row 0", "hopper", "if start_m >= 0:", "if True:", "before row 0"),
+    ("the other lap is waited for", "hopper_rings",
+     "(j // PLACES & 1)", "(j // PLACES + 1 & 1)", "deadlock"),
+    ("places are found with a sign", "hopper_rings", ".to(gl.uint32)", "",
+     "no such place"),
+    ("a place is not waited for", "hopper_rings",
+     "    sync(ring.free + place, ring.threads)\n", "",
+     "comes twice|not released by all"),
+    ("a tile is skipped unread", "hopper_rings", "        wait_for(ring, j - 1)  #",
+     "        pass  #", "comes twice|releases a tile"),
+    ("a ring's barrier counts a warp less", "hopper_rings",
+     "READERS * 128 + 32", "READERS * 128", "counts less|deadlock"),
+    ("a ring's barrier counts a warp more", "hopper_rings",
+     "READERS * 128 + 32", "READERS * 128 + 64", "deadlock"),
+    ("two rings share barriers", "named_barriers",
+     "V_FREE = gl.constexpr(12)", "V_FREE = gl.constexpr(11)", "shared by two rings"),
+    ("turns take a ring's barrier", "named_barriers",
+     "TURN = gl.constexpr(5)", "TURN = gl.constexpr(7)", "counts|releases a tile"),
+    ("turns take Triton's barrier", "named_barriers",
+     "TURN = gl.constexpr(5)", "TURN = gl.constexpr(4)", "Triton's own"),
+    ("a turn counts one consumer", "named_barriers",
+     "TURN + CONSUMER, 256", "TURN + CONSUMER, 128", "of one role|counts"),
+    ("the turn goes to the wrong consumer", "named_barriers",
+     "(CONSUMER + 1) % TURNS", "(TURNS - 1 - CONSUMER)", "deadlock"),
+    ("K is not released", "hopper_attention",
+     "    release(k_ring, j)\n", "", "deadlock|kept"),
+    ("V is released too early", "hopper_attention",
+     "    acc = warpgroup_mma_wait(0, deps=(acc,))\n    release(v_ring, j - 1)",
+     "    release(v_ring, j - 1)\n    acc = warpgroup_mma_wait(0, deps=(acc,))",
+     "that an own product reads"),
+    ("a product too few is waited for", "hopper_attention",
+     "warpgroup_mma_wait(1, deps=(qk,))", "warpgroup_mma_wait(2, deps=(qk,))",
+     "too few"),
+    ("K is not waited for", "hopper_attention",
+     "wait_for(k_ring, j, comes)", "wait_for(k_ring, j, False)",
+     "has not waited for|product of a tile"),
+    ("a ring is not offered", "hopper_attention",
+     "    offer(v_ring)\n", "", "deadlock"),
+    ("a ring is not offered, further up", "hopper_persistent",
+     "    offer(k_ring)\n", "", "deadlock"),
+    ("K has a reader less", "hopper_persistent",
+     "K_FREE, READERS=CONSUMERS)", "K_FREE, READERS=CONSUMERS - 1)",
+     "deadlock|releases a tile|counts"),
+    ("Q is not released", "hopper_persistent",
+     "        mbarrier.arrive(q_free.index(place), count=1)\n", "", "deadlock|kept"),
+    ("Q is released too early", "hopper_persistent",
+     "        last = first + n_blocks - 1\n",
+     "        last = first + n_blocks - 1\n"
+     "        place, _ = find_place(q_ring, i * CONSUMERS + CONSUMER)\n"
+     "        mbarrier.arrive(q_free.index(place), count=1)\n",
+     "product of a tile|releases a tile"),
+    ("K is released behind the last tile", "hopper_persistent",
+     "        if goes_on:\n", "        if True:\n",
+     "comes twice|releases a tile"),
+    ("K is awaited behind the last tile", "hopper_persistent",
+     "issue_scores(q, k_ring, first, QK, goes_on)",
+     "issue_scores(q, k_ring, first, QK)", "deadlock"),
+    ("the next Q is not waited for", "hopper_persistent",
+     "i + 1) * CONSUMERS + CONSUMER, goes_on)",
+     "i + 1) * CONSUMERS + CONSUMER, False)", "product of a tile|has not waited for"),
+    ("the product behind the last tile is used", "hopper_persistent",
+     "        o = (acc * scale)", "        o = (acc * scale + 0 * l_next[0, 0])",
+     "product of a tile"),
+    ("a skipped block keeps its turn", "hopper_persistent",
+     "        pass_turn(CONSUMER, TURNS)\n\n\n@", "\n\n@", "deadlock"),
+    ("a skipped block takes no turn", "hopper_persistent",
+     "        wait_turn(CONSUMER, TURNS)\n        pass_turn(CONSUMER, TURNS)\n\n\n@",
+     "        pass\n\n\n@", "deadlock|comes twice|turns left over"),
+    ("nobody has the first turn", "hopper_persistent",
+     "if CONSUMER == CONSUMERS - 1:", "if False:", "deadlock"),
+    ("the ring is counted wrong", "hopper_persistent",
+     "first = last + 1 + skips", "first = last + 1", "releases a tile|deadlock"),
+    ("a block of keys is left out", "hopper_persistent",
+     "if MASKED_BLOCKS == 2:", "if False:", "deadlock|kept|left out|releases"),
+    ("the program ends before its store", "hopper_persistent",
+     "    tma.store_wait(0)\n\n", "\n\n", "a store under way"),
+    ("the output goes to the next tile", "hopper_persistent",
+     "o, batch, head, start_m)", "o, batch, head, after[2])",
+     "rows of o|not close"),
+    ("the lists have no end", "hopper_schedule",
+     "max(table) + 2", "max(table) + 1", "outside the table"),
+    ("tiles overlap", "hopper_schedule", "end_m -= block_m", "end_m -= 64",
+     "visited twice"),
+    ("the wrong rows are rescaled", "hopper_softmax", "k // 2 % 2", "k // 4 % 2",
+     "not close"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault[0])
+def test_a_planted_fault_is_found(fault):
+    _, module, line, instead, said = fault
+
+    def edit(name, text):
+        if name != module:
+            return text
+        assert line in text, line
+        return text.replace(line, instead, 1)
+
+    kernels, draw = load_kernels(edit), random.Random(1)
+    with pytest.raises((Fault, AssertionError), match=said):
+        for _ in range(60):
+            run(kernels, drawn(draw))
