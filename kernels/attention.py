@@ -1,9 +1,31 @@
-"""The public call: check the arguments, then launch the kernel."""
+"""The public call: check the arguments, choose a kernel, launch it."""
+
+from collections.abc import Callable
 
 import torch
 
+from kernels import fast_attention, hopper
 from kernels.checks import check_attention, check_mask, check_per_head, check_softcap
+from kernels.device import capability
+from kernels.hopper_top import hopper_attention
 from kernels.model_attention import model_attention
+
+
+def plain_kernel(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> Callable:
+    """The fastest kernel for attention without options: of q, k, v and is_causal.
+
+    Chapter 11's on Hopper, chapter 10's there for what that one does not serve and on
+    later cards, and else that of chapters 07 to 09; so too for a few queries of grouped
+    heads, which that one packs into one tile.
+    """
+    n_queries = q.shape[2]
+    if q.shape[1] > k.shape[1] and n_queries < 64:
+        return model_attention
+    if capability() == (9, 0) and n_queries >= 128 and hopper.serves(q, k, v):
+        return hopper_attention
+    if capability() >= (9, 0) and fast_attention.serves(q, k, v):
+        return fast_attention.fast_attention
+    return model_attention
 
 
 def flash_attention_forward(
@@ -60,7 +82,9 @@ def flash_attention_forward(
         check_softcap(softcap)
     if window_size is not None and window_size >= k.shape[2]:  # it hides nothing
         window_size = sink_size = None
-    o, lse = model_attention(
-        q, k, v, is_causal, window_size, sink_size, sinks, softcap, alibi_slopes
-    )
+    options = window_size, sink_size, sinks, softcap, alibi_slopes
+    if options == (None,) * 5:
+        o, lse = plain_kernel(q, k, v)(q, k, v, is_causal)
+    else:
+        o, lse = model_attention(q, k, v, is_causal, *options)
     return (o, lse) if return_lse else o
