@@ -21,9 +21,9 @@ from kernels.hopper_timeline import place_of, rows_of, typical_program, watch
 from kernels.ladder.measure import compile_all, rows_of_shape, time_sustained
 from kernels.model_attention import model_attention
 from kernels.peers import PEERS
+from kernels.sweep import COLUMNS, TOKENS
 from kernels.timing import summarise
 
-TOKENS, COLUMNS = 16384, 2048
 LENGTHS = (1024, 2048, 4096, 8192, TOKENS)
 SHAPES = [
     Shape(TOKENS // n, COLUMNS // d, n, d, is_causal)
