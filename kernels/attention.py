@@ -69,6 +69,9 @@ def flash_attention_forward(
     Raises
     ------
     TypeError, ValueError : naming the argument, what was given and what is allowed.
+
+    The first call with new shapes or dtypes compiles a kernel, or makes a table of its
+    tiles: make it before you capture a CUDA graph.
     """
     check_attention(q, k, v)
     check_mask(is_causal, window_size, sink_size)

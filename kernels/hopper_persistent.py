@@ -81,9 +81,13 @@ def skip_scores(k_ring, first, skips, CONSUMER: gl.constexpr, TURNS: gl.constexp
 @gluon.jit
 def consumer(
     args, CONSUMER: gl.constexpr, CONSUMERS: gl.constexpr, TURNS: gl.constexpr,
-    IS_CAUSAL: gl.constexpr, MASKED_BLOCKS: gl.constexpr, IS_PREDICATED: gl.constexpr,
+    IS_CAUSAL: gl.constexpr, MASKED_BLOCKS: gl.constexpr, SKIPS: gl.constexpr,
+    IS_PREDICATED: gl.constexpr,
 ):  # fmt: skip
-    """Attention of 64 rows of each tile; the first MASKED_BLOCKS blocks have a mask."""
+    """Attention of 64 rows of each tile; the first MASKED_BLOCKS blocks have a mask.
+
+    SKIPS: whether there are tiles whose last block these rows do not see.
+    """
     o_desc, LSE, table, q_ring, q_free, k_ring, v_ring, o_tiles, sizes, qk_scale = args
     BLOCK_D: gl.constexpr = o_desc.block_type.shape[3]
     QK: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BLOCK_N, 16])
@@ -98,7 +102,7 @@ def consumer(
     if CONSUMER == CONSUMERS - 1:
         pass_turn(CONSUMER, TURNS)
     first = skips  # where in the rings this consumer's first block of the tile is
-    if IS_CAUSAL:
+    if SKIPS:
         skip_scores(k_ring, first, skips, CONSUMER, TURNS)
     q = wait_for(q_ring, CONSUMER)
     qk = warpgroup_mma_wait(0, deps=(issue_scores(q, k_ring, first, QK),))
@@ -109,7 +113,7 @@ def consumer(
     for i in range(n_tiles):
         after = find_rows(next_tile, sizes, CONSUMER, IS_CAUSAL)
         next_tile = read_tile(table, i + 2)  # it takes its time
-        if IS_CAUSAL:
+        if SKIPS:
             skip(v_ring, first, skips)
         last = first + n_blocks - 1
         state = m_i, l_i, gl.zeros([ROWS, BLOCK_D], gl.float32, ACC), p
@@ -133,7 +137,7 @@ def consumer(
         _, _, start_next, n_next, skips = after
         goes_on = i + 1 < n_tiles
         first = last + 1 + skips
-        if IS_CAUSAL:
+        if SKIPS:
             skip_scores(k_ring, first, skips, CONSUMER, TURNS)
         wait_turn(CONSUMER, TURNS)
         q = wait_for(q_ring, (i + 1) * CONSUMERS + CONSUMER, goes_on)
@@ -160,8 +164,9 @@ def consumer(
 def hopper_persistent_kernel(
     q_desc, k_desc, v_desc, o_desc, LSE, table,
     n_queries, n_keys, n_heads, group, qk_scale,
-    IS_CAUSAL: gl.constexpr, MASKED_BLOCKS: gl.constexpr, PLACES: gl.constexpr,
-    CONSUMERS: gl.constexpr, TURNS: gl.constexpr, PREDICATED: gl.constexpr,
+    IS_CAUSAL: gl.constexpr, MASKED_BLOCKS: gl.constexpr, SKIPS: gl.constexpr,
+    PLACES: gl.constexpr, CONSUMERS: gl.constexpr, TURNS: gl.constexpr,
+    IS_PREDICATED: gl.constexpr,
 ):  # fmt: skip
     """Set up the rings, and give each warp its role."""
     q_ring = make_ring(q_desc, 2 * CONSUMERS, FREE=0, READERS=0)  # two tiles' queries
@@ -176,9 +181,12 @@ def hopper_persistent_kernel(
     a = o_desc, LSE, table, q_ring, q_free, k_ring, v_ring, o_tiles, sizes, qk_scale
     gl.warp_specialize(
         [  # all of them, or all but the first
-            (consumer, (a, 2, CONSUMERS, TURNS, IS_CAUSAL, MASKED_BLOCKS, PREDICATED)),
-            (consumer, (a, 1, CONSUMERS, TURNS, IS_CAUSAL, MASKED_BLOCKS, PREDICATED)),
-            (consumer, (a, 0, CONSUMERS, TURNS, IS_CAUSAL, MASKED_BLOCKS, PREDICATED)),
+            (consumer, (a, 2, CONSUMERS, TURNS, IS_CAUSAL, MASKED_BLOCKS, SKIPS,
+                        IS_PREDICATED)),
+            (consumer, (a, 1, CONSUMERS, TURNS, IS_CAUSAL, MASKED_BLOCKS, SKIPS,
+                        IS_PREDICATED)),
+            (consumer, (a, 0, CONSUMERS, TURNS, IS_CAUSAL, MASKED_BLOCKS, SKIPS,
+                        IS_PREDICATED)),
             (producer, (loads, CONSUMERS)),
         ][3 - CONSUMERS :],
         [4, 4, 1][3 - CONSUMERS :],

@@ -62,6 +62,16 @@ def tiles_of_a_head(
     return tiles
 
 
+def has_skips(n_queries: int, n_keys: int, block_m: int) -> bool:
+    """Whether in causal tiles some consumer sees no key of the last block.
+
+    Of two, the first sees 64 keys fewer than the second: it sees none of the last block
+    if the second sees no more than 64 there.
+    """
+    end_m = -(-n_queries // 64) * 64
+    return block_m != 128 or 0 < (end_m + n_keys - n_queries) % 128 <= 64
+
+
 def deal(
     tiles: list[tuple[int, int]], n_heads: int, together: int, programs: int
 ) -> list[list[tuple[int, int, int]]]:

@@ -10,7 +10,7 @@ import torch
 
 from kernels.hopper import describe
 from kernels.hopper_persistent import hopper_persistent_kernel
-from kernels.hopper_schedule import make_table
+from kernels.hopper_schedule import has_skips, make_table
 from kernels.launch import launch
 from kernels.order import heads_at_a_time
 from kernels.step import LOG2_E
@@ -54,7 +54,8 @@ def hopper_attention(
     )
     turns = consumers if takes_turns else 0
     places = 2 if block_d == 128 else 4
-    modes = is_causal, masked_blocks, places, consumers, turns, is_predicated
+    skips = is_causal and has_skips(n_queries, n_keys, 64 * consumers)
+    modes = is_causal, masked_blocks, skips, places, consumers, turns, is_predicated
     args = (
         describe(q, 64, block_d), describe(k, 128, block_d),
         describe(v, 128, block_d), describe(o, 64, block_d), lse, table,

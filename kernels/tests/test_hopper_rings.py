@@ -13,6 +13,7 @@ import pytest
 import torch
 from gluon_stand_in import Call, Fault, check, load_kernels
 
+from kernels.hopper_schedule import has_skips, tiles_of_a_head
 from kernels.reference import reference_attention
 
 KERNELS = load_kernels()
@@ -135,6 +136,25 @@ def check_outputs(call: Call, qkv: list, is_causal: bool) -> None:
     torch.testing.assert_close(call.lse, lse.float(), rtol=1e-5, atol=1e-5)
 
 
+def blocks_seen(end_m: int, queries: int, keys: int) -> int:
+    """Blocks of keys that the causal rows before end_m see; one if they see none."""
+    return max(1, -(-min(end_m + keys - queries, keys) // 128))
+
+
+@pytest.mark.parametrize("block_m", [128, 192])
+def test_has_skips(block_m):
+    """No tile has a block to skip where it says so; and it says so where it pays."""
+    for queries in range(1, 450):
+        for keys in {queries, *range(1, 700, 9), *range(64, 700, 64)}:
+            skipped = any(
+                blocks_seen(start_m + seen, queries, keys) < n_blocks
+                for start_m, n_blocks in tiles_of_a_head(queries, keys, block_m, True)
+                for seen in range(64, block_m + 1, 64)
+            )
+            assert has_skips(queries, keys, block_m) or not skipped, (queries, keys)
+    assert not has_skips(1024, 1024, 128) and not has_skips(1000, 1000, 128)
+
+
 @pytest.mark.parametrize("part", range(4))
 def test_drawn_interleavings(part):
     draw = random.Random(part)
@@ -237,6 +257,10 @@ FAULTS = [
      "max(table) + 2", "max(table) + 1", "outside the table"),
     ("tiles overlap", "hopper_schedule", "end_m -= block_m", "end_m -= 64",
      "visited twice"),
+    ("nobody skips", "hopper_schedule", "return block_m != 128 or", "return False and",
+     "releases|deadlock|kept|left out|visited"),
+    ("two consumers never skip", "hopper_schedule", "!= 128 or 0 <", "!= 128 and 0 <",
+     "releases|deadlock|kept|left out|visited"),
     ("the wrong rows are rescaled", "hopper_softmax", "k // 2 % 2", "k // 4 % 2",
      "not close"),
 ]  # fmt: skip
