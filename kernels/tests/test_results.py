@@ -1,7 +1,6 @@
 """The stored measurements are what their raw samples say, and of today's kernels.
 
-A sweep (``kernels.sweep``), the tile sizes or those of chapter 11 may be missing; what
-is there is checked in full.
+A sweep (``kernels.sweep``) may be missing; what is there is checked in full.
 """
 
 import itertools
@@ -29,7 +28,7 @@ from kernels.sweep import HEAD_DIMS, KERNELS, SWEEPS, layer_shapes
 from kernels.timing import summarise
 
 ON_DISK = {path.stem for path in benchmark.RESULTS.glob("*.json")}
-MAY_BE_MISSING = {*SWEEPS, "tiles", "hopper", "ping_pong", "host"}
+MAY_BE_MISSING = set(SWEEPS)
 SWEPT = [name for name in SWEEPS if name in ON_DISK]
 STORED = [name for name in EXPERIMENTS if name in ON_DISK]
 NOT_IN_MS = ("timeline", "ping_pong", "host")
@@ -258,9 +257,9 @@ def test_a_ping_pong_is_told_from_beginning_to_end():
 
 
 def test_what_a_call_costs_the_host():
-    """Under 30 µs for the kernels by hand, as the chapter says."""
+    """As much as a call of cuDNN for the kernels by hand, as the chapter says."""
     rows = {row["kernel"]: row for row in load("host")["rows"]}
     for row in rows.values():
         assert row["us"] == statistics.median(row["samples"])
-    for name in ("fast_attention", "hopper_attention", "hopper_top"):
-        assert rows[name]["us"] < 30, name
+    for name in ("hopper_attention", "hopper_top"):
+        assert rows[name]["us"] < 1.1 * rows["SDPA cuDNN"]["us"], name
