@@ -263,3 +263,51 @@ def test_what_a_call_costs_the_host():
         assert row["us"] == statistics.median(row["samples"])
     for name in ("hopper_attention", "hopper_top"):
         assert rows[name]["us"] < 1.1 * rows["SDPA cuDNN"]["us"], name
+
+
+@pytest.mark.xfail(reason="37 to 52 µs on the host that was measured")
+@pytest.mark.parametrize("name", ["fast_attention", "hopper_attention", "hopper_top"])
+def test_a_call_costs_the_host_under_30_microseconds(name):
+    """The goal. Strict: once it is met, this says so."""
+    (row,) = (row for row in load("host")["rows"] if row["kernel"] == name)
+    assert row["us"] < 30
+
+
+def floors_of_the_ping_pong(rows) -> dict:
+    """Its speed over its peers', the least at head dim 128, causal, from 4096 on."""
+    rates = {
+        (row["kernel"], row["length"]): row["tflops"]
+        for row in rows
+        if row["is_causal"] and row["length"] >= 4096
+        if row["head_dim"] == 128 and row["heads"] == 16
+    }
+    lengths = {length for _, length in rates}
+    return {
+        peer: min(rates["ping-pong", n] / rates[peer, n] for n in lengths)
+        for peer in ("chapter 10", "FlashAttention-3")
+    }
+
+
+def test_floors_of_the_ping_pong():
+    """With the L2 cache cleared before each launch."""
+    floors = floors_of_the_ping_pong(load("forward_d128_bfloat16")["rows"])
+    assert floors["chapter 10"] >= 1.1 and floors["FlashAttention-3"] >= 0.93
+
+
+def test_floor_over_chapter_10_under_sustained_load():
+    assert floors_of_the_ping_pong(load("hopper")["rows"])["chapter 10"] >= 1.1
+
+
+@pytest.mark.xfail(reason="0.917 of FlashAttention-3 at 4096 tokens")
+def test_floor_of_flash_attention_3_under_sustained_load():
+    """The goal. Strict, as above."""
+    assert floors_of_the_ping_pong(load("hopper")["rows"])["FlashAttention-3"] >= 0.93
+
+
+def test_never_slower_than_flash_attention_3():
+    """Under sustained load, at every shape of chapter 11's table."""
+    rates = {}
+    for row in load("hopper")["rows"]:
+        shape = row["head_dim"], row["length"], row["is_causal"], row["kv_heads"]
+        rates.setdefault((*shape, row["heads"]), {})[row["kernel"]] = row["tflops"]
+    assert all(x["top"] >= x["FlashAttention-3"] for x in rates.values())
