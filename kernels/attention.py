@@ -11,19 +11,22 @@ from kernels.hopper_top import hopper_attention
 from kernels.model_attention import model_attention
 
 
-def plain_kernel(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> Callable:
-    """The fastest kernel for attention without options: of q, k, v and is_causal.
+def plain_kernel(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, window_size: int | None = None
+) -> Callable:
+    """The fastest kernel for attention with no option but a window: of q, k, v, …
 
-    Chapter 11's on Hopper, chapter 10's there for what that one does not serve and on
-    later cards, and else that of chapters 07 to 09; so too for a few queries of grouped
-    heads, which that one packs into one tile.
+    Chapter 11's on Hopper. For what that one does not serve there, and on later cards,
+    chapter 10's, which knows no window. Else that of chapters 07 to 09; so too for a
+    few queries of grouped heads, which that one packs into one tile.
     """
     n_queries = q.shape[2]
     if q.shape[1] > k.shape[1] and n_queries < 64:
         return model_attention
     if capability() == (9, 0) and n_queries >= 128 and hopper.serves(q, k, v):
         return hopper_attention
-    if capability() >= (9, 0) and fast_attention.serves(q, k, v):
+    has_window = window_size is not None
+    if capability() >= (9, 0) and not has_window and fast_attention.serves(q, k, v):
         return fast_attention.fast_attention
     return model_attention
 
@@ -71,7 +74,7 @@ def flash_attention_forward(
     TypeError, ValueError : naming the argument, what was given and what is allowed.
 
     The first call with new shapes or dtypes compiles a kernel, or makes a table of its
-    tiles: make it before you capture a CUDA graph.
+    tiles, which is kept: make it before you capture a CUDA graph.
     """
     check_attention(q, k, v)
     check_mask(is_causal, window_size, sink_size)
@@ -88,6 +91,8 @@ def flash_attention_forward(
     options = window_size, sink_size, sinks, softcap, alibi_slopes
     if options == (None,) * 5:
         o, lse = plain_kernel(q, k, v)(q, k, v, is_causal)
+    elif options[1:] == (None,) * 4:
+        o, lse = plain_kernel(q, k, v, window_size)(q, k, v, is_causal, window_size)
     else:
         o, lse = model_attention(q, k, v, is_causal, *options)
     return (o, lse) if return_lse else o

@@ -20,7 +20,8 @@ from kernels.fast_attention import fast_attention
 from kernels.hopper_timeline import place_of, rows_of, typical_program, watch
 from kernels.ladder.measure import compile_all, rows_of_shape, time_sustained
 from kernels.model_attention import model_attention
-from kernels.peers import PEERS
+from kernels.model_experiments import banded
+from kernels.peers import PEERS, flex
 from kernels.sweep import COLUMNS, TOKENS
 from kernels.timing import summarise
 
@@ -32,6 +33,9 @@ SHAPES = [
     for n in LENGTHS
 ]
 GROUPED = [Shape(2, 32, 8192, 128, kv_heads=kv_heads) for kv_heads in (32, 8)]
+WINDOWED = [
+    Shape(2, 32, 8192, 128, kv_heads=8, window_size=w) for w in (128, 512, 1024, 4096)
+]
 HOPPER_PEERS = ("FlashAttention-3", "SDPA cuDNN", "SDPA FlashAttention-2")
 # The persistent kernel's rungs, each with what it has besides the one before.
 RUNGS = {
@@ -84,6 +88,20 @@ def hopper() -> dict:
     for shape in tqdm(SHAPES + GROUPED, desc="hopper"):
         peers = {name: PEERS[name](shape.is_causal) for name in HOPPER_PEERS}
         rows += rows_of_shape(our_kernels(shape) | peers, shape, {}, time_sustained)
+    return {"timed": "in turn under sustained load", "rows": rows}
+
+
+def hopper_window() -> dict:
+    """Windows: the portable kernel, the one by hand, and FlexAttention."""
+    by_hand, rows = hopper_top.hopper_attention, []
+    for shape in tqdm(WINDOWED, desc="hopper_window"):
+        options = {"window_size": shape.window_size}
+        kernels = {
+            "chapters 07 to 09": partial(only_o, model_attention, True, options),
+            "by hand": partial(only_o, by_hand, True, options),
+            "FlexAttention": flex(banded(**options)),
+        }
+        rows += rows_of_shape(kernels, shape, {}, time_sustained)
     return {"timed": "in turn under sustained load", "rows": rows}
 
 
@@ -169,6 +187,9 @@ _HOPPER = [*_PING_PONG, "hopper_schedule", "hopper_persistent", "hopper_top"]
 _PORTABLE = ["tiles", "descriptors", "fast_attention"]
 HOPPER_EXPERIMENTS = {
     "hopper": ([*_HOPPER, *_PORTABLE, "reference"], hopper),
+    "hopper_window": (
+        [*_HOPPER, "tiles", "model_attention", "reference"], hopper_window,
+    ),
     "ping_pong": ([*_PING_PONG, "hopper_timeline", "reference"], ping_pong),
     "host": (
         [*_HOPPER, *_PORTABLE, "checks", "attention", "model_attention"], host,

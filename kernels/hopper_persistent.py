@@ -8,6 +8,7 @@ The kernel of ``hopper_attention``, with its rings and its step, and
     three consumers              up to head dim 64; each skips the block that only the
                                  rows further down see
     turns                        each consumer hands over its products, then the next
+    a window                     blocks before it are not visited, its first ones masked
     a predicated rescale         leaves rows alone whose maximum stayed
 
 A program's tiles follow each other as the blocks of one do: the rings count on.
@@ -34,9 +35,11 @@ from kernels.hopper_rings import (
     offer,
     release,
     skip,
+    skip_scores,
     wait_for,
 )
 from kernels.hopper_schedule import (
+    count_left,
     count_tiles,
     find_rows,
     read_tile,
@@ -51,9 +54,9 @@ def producer(args, CONSUMERS: gl.constexpr):
     q_desc, k_desc, v_desc, table, q_ring, q_free, k_ring, v_ring, group = args
     j = 0
     for i in range(count_tiles(table)):
-        batch, head, start_m, n_blocks = read_tile(table, i)
+        batch, head, start_m, first_block, n_blocks = read_tile(table, i)
         kv_head = head // group
-        start_n = (n_blocks - 1) * BLOCK_N
+        start_n = (first_block + n_blocks - 1) * BLOCK_N
         load(k_ring, j, k_desc, batch, kv_head, start_n)
         for c in gl.static_range(CONSUMERS):
             place, is_odd = find_place(q_ring, i * CONSUMERS + c)
@@ -65,17 +68,8 @@ def producer(args, CONSUMERS: gl.constexpr):
             start_n -= BLOCK_N
             load(k_ring, j, k_desc, batch, kv_head, start_n)
             load(v_ring, j - 1, v_desc, batch, kv_head, start_n + BLOCK_N)
-        load(v_ring, j, v_desc, batch, kv_head, 0)
+        load(v_ring, j, v_desc, batch, kv_head, start_n)
         j += 1
-
-
-@gluon.jit
-def skip_scores(k_ring, first, skips, CONSUMER: gl.constexpr, TURNS: gl.constexpr):
-    """Consumer: leave out the block of keys before ``first``, and the turn with it."""
-    skip(k_ring, first, skips)
-    if skips > 0:
-        wait_turn(CONSUMER, TURNS)
-        pass_turn(CONSUMER, TURNS)
 
 
 @gluon.jit
@@ -84,18 +78,16 @@ def consumer(
     IS_CAUSAL: gl.constexpr, MASKED_BLOCKS: gl.constexpr, SKIPS: gl.constexpr,
     IS_PREDICATED: gl.constexpr,
 ):  # fmt: skip
-    """Attention of 64 rows of each tile; the first MASKED_BLOCKS blocks have a mask.
-
-    SKIPS: whether there are tiles whose last block these rows do not see.
-    """
+    """Attention of 64 rows of each tile; SKIPS: some do not see a tile's last block."""
     o_desc, LSE, table, q_ring, q_free, k_ring, v_ring, o_tiles, sizes, qk_scale = args
+    window_size = sizes[3]
     BLOCK_D: gl.constexpr = o_desc.block_type.shape[3]
     QK: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BLOCK_N, 16])
     ACC: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BLOCK_D, 16])
     P: gl.constexpr = gl.DotOperandLayout(0, ACC, 2)
     n_tiles = count_tiles(table)
     rows = find_rows(read_tile(table, 0), sizes, CONSUMER, IS_CAUSAL)
-    batch, head, start_m, n_blocks, skips = rows
+    batch, head, start_m, first_block, n_blocks, skips = rows
     next_tile = read_tile(table, 1)
     offer(k_ring)
     offer(v_ring)
@@ -107,7 +99,8 @@ def consumer(
     q = wait_for(q_ring, CONSUMER)
     qk = warpgroup_mma_wait(0, deps=(issue_scores(q, k_ring, first, QK),))
     release(k_ring, first)
-    visible = find_visible(start_m, n_blocks - 1, sizes, QK, IS_CAUSAL)
+    block = first_block + n_blocks - 1
+    visible = find_visible(start_m, block, sizes, QK, IS_CAUSAL)
     m_i, l_i, p = first_softmax(qk, qk_scale, visible, MASKED_BLOCKS > 0)
     p = gl.convert_layout(p.to(o_desc.dtype), P)
     for i in range(n_tiles):
@@ -117,24 +110,35 @@ def consumer(
             skip(v_ring, first, skips)
         last = first + n_blocks - 1
         state = m_i, l_i, gl.zeros([ROWS, BLOCK_D], gl.float32, ACC), p
-        visible = find_visible(start_m, n_blocks - 2, sizes, QK, IS_CAUSAL)
+        visible = find_visible(start_m, block - 1, sizes, QK, IS_CAUSAL)
         if MASKED_BLOCKS == 2:  # noqa: SIM102  # known when compiling; the next is not
             if n_blocks > 1:
                 state = step(
                     state, q, k_ring, v_ring, first + 1, qk_scale, visible, True,
                     IS_PREDICATED, CONSUMER, TURNS,
                 )  # fmt: skip
-        for j in range(first + max(MASKED_BLOCKS, 1), last + 1):
+        n_left = 0 if window_size is None else count_left(start_m, first_block, sizes)
+        middle, left = first + max(MASKED_BLOCKS, 1), last + 1 - n_left
+        for j in range(middle, left):
             state = step(
                 state, q, k_ring, v_ring, j, qk_scale, visible, False,
                 IS_PREDICATED, CONSUMER, TURNS,
             )  # fmt: skip
+        if window_size is not None:
+            for j in range(max(middle, left), last + 1):
+                block = first_block + last - j
+                visible = find_visible(start_m, block, sizes, QK, IS_CAUSAL)
+                state = step(
+                    state, q, k_ring, v_ring, j, qk_scale, visible, True,
+                    IS_PREDICATED, CONSUMER, TURNS,
+                )  # fmt: skip
         m_i, l_i, acc, p = state
         place, _ = find_place(q_ring, i * CONSUMERS + CONSUMER)
         mbarrier.arrive(q_free.index(place), count=1)
         # The last P V goes with the next tile's first block; behind the last tile, with
         # a product of what lies around, which nobody uses.
-        _, _, start_next, n_next, skips = after
+        _, _, start_next, first_block, n_blocks, skips = after
+        block = first_block + n_blocks - 1
         goes_on = i + 1 < n_tiles
         first = last + 1 + skips
         if SKIPS:
@@ -148,7 +152,7 @@ def consumer(
         qk = warpgroup_mma_wait(1, deps=(qk,))
         if goes_on:
             release(k_ring, first)
-        visible = find_visible(start_next, n_next - 1, sizes, QK, IS_CAUSAL)
+        visible = find_visible(start_next, block, sizes, QK, IS_CAUSAL)
         m_next, l_next, p_next = first_softmax(qk, qk_scale, visible, MASKED_BLOCKS > 0)
         acc = warpgroup_mma_wait(0, deps=(acc,))
         release(v_ring, last)
@@ -156,14 +160,14 @@ def consumer(
         write_out(o_desc, o_tiles.index(CONSUMER), o, batch, head, start_m)
         m_i, l_i = m_next, l_next
         p = gl.convert_layout(p_next.to(o_desc.dtype), P)
-        batch, head, start_m, n_blocks, _ = after
+        batch, head, start_m, _, _, _ = after
     tma.store_wait(0)
 
 
-@gluon.jit(do_not_specialize=["n_queries", "n_keys", "n_heads", "group"])
+@gluon.jit(do_not_specialize=["n_queries", "n_keys", "n_heads", "group", "window_size"])
 def hopper_persistent_kernel(
     q_desc, k_desc, v_desc, o_desc, LSE, table,
-    n_queries, n_keys, n_heads, group, qk_scale,
+    n_queries, n_keys, n_heads, group, qk_scale, window_size,
     IS_CAUSAL: gl.constexpr, MASKED_BLOCKS: gl.constexpr, SKIPS: gl.constexpr,
     PLACES: gl.constexpr, CONSUMERS: gl.constexpr, TURNS: gl.constexpr,
     IS_PREDICATED: gl.constexpr,
@@ -176,7 +180,7 @@ def hopper_persistent_kernel(
     o_shape: gl.constexpr = [CONSUMERS, 1, 1, ROWS, o_desc.block_type.shape[3]]
     o_tiles = gl.allocate_shared_memory(o_desc.dtype, o_shape, o_desc.layout)
     fence_async_shared()
-    sizes = n_queries, n_keys, n_heads
+    sizes = n_queries, n_keys, n_heads, window_size
     loads = q_desc, k_desc, v_desc, table, q_ring, q_free, k_ring, v_ring, group
     a = o_desc, LSE, table, q_ring, q_free, k_ring, v_ring, o_tiles, sizes, qk_scale
     gl.warp_specialize(

@@ -24,7 +24,7 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import mbarrier, tma
 
 from kernels.hopper_stamps import stamp, stamps_of_ring
-from kernels.named_barriers import arrive, sync
+from kernels.named_barriers import arrive, pass_turn, sync, wait_turn
 
 
 class Ring(NamedTuple):
@@ -92,11 +92,11 @@ def load_at_once(ring, j, desc, batch, head, row):
     Returns at once; ``wait_for`` waits.
     """
     place, _ = find_place(ring, j)
-    stamp(ring.times, j, 1)
     ready = ring.ready.index(place)
     mbarrier.expect(ready, desc.block_type.nbytes)
     start = [batch, head, row, 0]
     tma.async_copy_global_to_shared(desc, start, ready, ring.tiles.index(place))
+    stamp(ring.times, j, 1)  # not before: a barrier does not hold back a clock's reader
 
 
 @gluon.jit
@@ -135,3 +135,12 @@ def skip(ring, j, skips):
     if skips > 0:
         wait_for(ring, j - 1)  # or this would count for the lap before
         release(ring, j - 1)
+
+
+@gluon.jit
+def skip_scores(k_ring, first, skips, CONSUMER: gl.constexpr, TURNS: gl.constexpr):
+    """Consumer: leave out the block of keys before ``first``, and the turn with it."""
+    skip(k_ring, first, skips)
+    if skips > 0:
+        wait_turn(CONSUMER, TURNS)
+        pass_turn(CONSUMER, TURNS)

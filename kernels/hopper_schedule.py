@@ -18,7 +18,7 @@ import torch
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 
-from kernels.hopper import ROWS, count_blocks
+from kernels.hopper import BLOCK_N, ROWS, count_blocks
 
 BOUNDARY = 0.3  # what a tile costs by itself, in blocks of keys
 
@@ -31,35 +31,52 @@ def count_tiles(table):
 
 @gluon.jit
 def read_tile(table, i):
-    """(batch, head, start_m, n_blocks) of this program's i-th tile."""
-    tile = table + gl.num_programs(0) * (1 + 4 * i) + 4 * gl.program_id(0)
-    return gl.load(tile), gl.load(tile + 1), gl.load(tile + 2), gl.load(tile + 3)
+    """(batch, head, start_m, first_block, n_blocks) of this program's i-th tile."""
+    tile = table + gl.num_programs(0) * (1 + 5 * i) + 5 * gl.program_id(0)
+    batch, head, start_m = gl.load(tile), gl.load(tile + 1), gl.load(tile + 2)
+    return batch, head, start_m, gl.load(tile + 3), gl.load(tile + 4)
 
 
 @gluon.jit
 def find_rows(tile, sizes, CONSUMER: gl.constexpr, IS_CAUSAL: gl.constexpr):
-    """(batch, head, start_m, n_blocks, skips) of this consumer's rows in a tile.
+    """(batch, head, start_m, first_block, n_blocks, skips) of a consumer's rows.
 
     skips is 1 if none of them sees the tile's last block of keys, else 0.
     """
-    n_queries, n_keys, _ = sizes
-    batch, head, start_m, n_tile = tile
+    n_queries, n_keys, _, window_size = sizes
+    batch, head, start_m, first_block, n_tile = tile
+    if window_size is None:
+        first_block = 0  # known when compiling, it takes no register
     start_m += CONSUMER * ROWS
-    n_blocks = count_blocks(start_m + ROWS, n_queries, n_keys, IS_CAUSAL)
-    return batch, head, start_m, n_blocks, n_tile - n_blocks
+    end = count_blocks(start_m + ROWS, n_queries, n_keys, IS_CAUSAL)
+    skips = first_block + n_tile - end
+    return batch, head, start_m, first_block, n_tile - skips, skips
+
+
+@gluon.jit
+def count_left(start_m, first_block, sizes):
+    """How many blocks, from the first on, not all of a consumer's rows see whole."""
+    n_queries, n_keys, _, window_size = sizes
+    left = start_m + ROWS + n_keys - n_queries - window_size  # the last row's first key
+    return max((left + BLOCK_N - 1) // BLOCK_N - first_block, 0)
 
 
 def tiles_of_a_head(
-    n_queries: int, n_keys: int, block_m: int, is_causal: bool
-) -> list[tuple[int, int]]:
-    """(start_m, n_blocks) of each tile, the longest first."""
+    n_queries: int, n_keys: int, block_m: int, is_causal: bool,
+    window_size: int | None = None,
+) -> list[tuple[int, int, int]]:  # fmt: skip
+    """(start_m, first_block, n_blocks) of each tile, the longest first."""
     tiles = []
     end_m = -(-n_queries // 64) * 64
     while end_m > 0:
         n_seen = min(end_m + n_keys - n_queries, n_keys) if is_causal else n_keys
-        tiles.append((end_m - block_m, max(-(-n_seen // 128), 1)))
+        end, first_block = max(-(-n_seen // 128), 1), 0
+        if window_size is not None:  # where that of the tile's first row begins
+            left = end_m - block_m + n_keys - n_queries + 1 - window_size
+            first_block = max(left // 128, 0)
+        tiles.append((end_m - block_m, first_block, end - first_block))
         end_m -= block_m
-    return tiles
+    return sorted(tiles, key=lambda tile: -tile[2])
 
 
 def has_skips(n_queries: int, n_keys: int, block_m: int) -> bool:
@@ -73,24 +90,24 @@ def has_skips(n_queries: int, n_keys: int, block_m: int) -> bool:
 
 
 def deal(
-    tiles: list[tuple[int, int]], n_heads: int, together: int, programs: int
-) -> list[list[tuple[int, int, int]]]:
-    """The (head, start_m, n_blocks) that each program takes, in order."""
+    tiles: list[tuple[int, int, int]], n_heads: int, together: int, programs: int
+) -> list[list[tuple[int, int, int, int]]]:
+    """The (head, start_m, first_block, n_blocks) of each program's tiles, in order."""
     lists = [[] for _ in range(min(programs, n_heads * len(tiles)))]
     loads = [(0.0, program) for program in range(len(lists))]  # a heap: least first
     for first in range(0, n_heads, together):
-        for start_m, n_blocks in tiles:
+        for tile in tiles:
             for head in range(first, min(first + together, n_heads)):
                 load, program = loads[0]
-                heapq.heapreplace(loads, (load + n_blocks + BOUNDARY, program))
-                lists[program].append((head, start_m, n_blocks))
+                heapq.heapreplace(loads, (load + tile[-1] + BOUNDARY, program))
+                lists[program].append((head, *tile))
     return lists
 
 
 @cache  # for good, since a captured CUDA graph may read the table later
 def make_table(
     device: torch.device, batch: int, n_heads: int, n_queries: int, n_keys: int,
-    block_m: int, is_causal: bool, together: int,
+    block_m: int, is_causal: bool, window_size: int | None, together: int,
 ) -> tuple[torch.Tensor, int]:  # fmt: skip
     """The lists on the card, int32, and the number of programs.
 
@@ -98,11 +115,11 @@ def make_table(
     …, each as ``read_tile`` returns it; shorter lists end in zeros, and so do all.
     """
     programs = torch.cuda.get_device_properties(device).multi_processor_count
-    tiles = tiles_of_a_head(n_queries, n_keys, block_m, is_causal)
+    tiles = tiles_of_a_head(n_queries, n_keys, block_m, is_causal, window_size)
     lists = deal(tiles, batch * n_heads, together, programs)
     table = [len(tiles) for tiles in lists]
     for i in range(max(table) + 2):
         for tiles in lists:
-            head, *rest = tiles[i] if i < len(tiles) else (0, 0, 0)
+            head, *rest = tiles[i] if i < len(tiles) else (0, 0, 0, 0)
             table += [head // n_heads, head % n_heads, *rest]
     return torch.tensor(table, dtype=torch.int32, device=device), len(lists)

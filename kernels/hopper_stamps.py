@@ -4,7 +4,7 @@ The roles of a program meet at its rings, so it is there that they are watched. 
 tile of a ring, each role has three events:
 
     0  asks for the tile, or, the producer, for a place to load it to
-    1  has it, or starts to load it
+    1  has it, or has started to load it
     2  releases it
 
 They are noted in cycles of the multiprocessor's clock, one for all its warps, in a

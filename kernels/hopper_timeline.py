@@ -10,8 +10,9 @@ mean for a consumer in step j, in this order:
     K releases   the scores are there
     V releases   P V and the softmax are done
 
-(The compiler may move arithmetic across a stamp, but neither products nor waits.) The
-producer asks for a place in a ring, and then has it: that is when it starts to load.
+(The compiler may move arithmetic across a stamp, but no products, and no waits for
+tiles or products.) The producer asks for a place in a ring, and has it once it has
+started to load.
 """
 
 import torch

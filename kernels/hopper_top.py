@@ -29,19 +29,21 @@ def choose_consumers(n_queries: int, n_keys: int, is_causal: bool) -> int:
 
 def hopper_attention(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, is_causal: bool = True,
+    window_size: int | None = None, *,
     consumers: int | None = None, takes_turns: bool = True, is_predicated: bool = True,
 ) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
     """What ``kernels.hopper_attention`` computes, of the same tensors, faster.
 
-    The first call of a shape makes its table, so it cannot be in a CUDA graph.
-    ``consumers``: 2 or 3, up to head dim 64.
+    Causal, a query may see only the last ``window_size`` of its keys. The first call of
+    a shape makes its table, so it cannot be in a CUDA graph. ``consumers``: 2 or 3, up
+    to head dim 64 and without a window.
     """
     batch, n_heads, n_queries, head_dim = q.shape
     group, n_keys = n_heads // k.shape[1], k.shape[2]
     o = torch.empty_like(q)
     lse = torch.empty(q.shape[:3], dtype=torch.float32, device=q.device)
     block_d = max(16, 1 << (head_dim - 1).bit_length())  # the next power of two
-    if block_d == 128:
+    if block_d == 128 or window_size is not None:
         consumers = 2
     elif consumers is None:
         consumers = choose_consumers(n_queries, n_keys, is_causal)
@@ -50,7 +52,15 @@ def hopper_attention(
         masked_blocks = 2  # the diagonal of 64 rows crosses two blocks
     together = heads_at_a_time(batch * n_heads, group, 4 * n_keys * head_dim)
     table, programs = make_table(
-        q.device, batch, n_heads, n_queries, n_keys, 64 * consumers, is_causal, together
+        q.device,
+        batch,
+        n_heads,
+        n_queries,
+        n_keys,
+        64 * consumers,
+        is_causal,
+        window_size,
+        together,
     )
     turns = consumers if takes_turns else 0
     places = 2 if block_d == 128 else 4
@@ -60,8 +70,8 @@ def hopper_attention(
         describe(q, 64, block_d), describe(k, 128, block_d),
         describe(v, 128, block_d), describe(o, 64, block_d), lse, table,
         n_queries, n_keys, n_heads, group, LOG2_E.value / math.sqrt(head_dim),
-        *modes,
+        window_size, *modes,
     )  # fmt: skip
-    key = q.device, q.dtype, block_d, *modes
+    key = q.device, q.dtype, block_d, window_size is None, *modes
     launch(hopper_persistent_kernel, (programs, 1, 1), args, key, num_warps=4)
     return o, lse

@@ -20,21 +20,23 @@ V_FREE = gl.constexpr(12)
 
 
 @gluon.jit
+def come(PTX: gl.constexpr, barrier, threads):
+    """Run one of the two instructions with the barrier's number and the count."""
+    gl.inline_asm_elementwise(
+        PTX, "=r,r,r", [barrier, threads], gl.int32, is_pure=False, pack=1
+    )
+
+
+@gluon.jit
 def arrive(barrier, threads):
     """Come to the barrier of this number, and go on."""
-    gl.inline_asm_elementwise(
-        "bar.arrive $1, $2; mov.u32 $0, 0;", "=r,r,r", [barrier, threads], gl.int32,
-        is_pure=False, pack=1,
-    )  # fmt: skip
+    come("bar.arrive $1, $2; mov.u32 $0, 0;", barrier, threads)
 
 
 @gluon.jit
 def sync(barrier, threads):
     """Come to the barrier of this number, and wait until ``threads`` have come."""
-    gl.inline_asm_elementwise(
-        "bar.sync $1, $2; mov.u32 $0, 0;", "=r,r,r", [barrier, threads], gl.int32,
-        is_pure=False, pack=1,
-    )  # fmt: skip
+    come("bar.sync $1, $2; mov.u32 $0, 0;", barrier, threads)
 
 
 @gluon.jit

@@ -16,6 +16,7 @@ import multiprocessing
 import subprocess
 import sys
 import tempfile
+from functools import partial
 from types import SimpleNamespace
 from unittest import mock
 
@@ -66,7 +67,10 @@ HOSTS = {
     "persistent_tail": lambda x: by_hand(hopper_persistent, x, x[:, :, 1:], False),
     "persistent_causal": lambda x: by_hand(hopper_persistent, x, x),
     "persistent_unequal": lambda x: by_hand(hopper_persistent, x, x[:, :, 1:]),
-    "persistent_two": lambda x: by_hand(hopper_persistent, x, x, True, 2, False),
+    "persistent_two": lambda x: by_hand(
+        partial(hopper_persistent, consumers=2, takes_turns=False), x, x
+    ),
+    "persistent_window": lambda x: by_hand(hopper_persistent, x, x, True, 1000),
     "model": lambda x: with_options(x),
     "window": lambda x: with_options(x, window_size=1000),
     "sinks": lambda x: with_options(x, window_size=1000, sink_size=5),

@@ -25,14 +25,18 @@ def drawn(draw: random.Random) -> dict:
     """Shapes, the number of programs and of consumers, and one interleaving."""
     group = draw.choice((1, 1, 2, 3))
     queries = draw.choice(LENGTHS)
+    kernel = draw.choice(("hopper_attention", *["hopper_top"] * 3))
+    is_causal = draw.random() < 0.7
+    has_window = kernel == "hopper_top" and is_causal and draw.random() < 0.4
     return {
-        "kernel": draw.choice(("hopper_attention", *["hopper_top"] * 3)),
+        "kernel": kernel,
         "batch": draw.choice((1, 1, 2)),
         "heads": group * draw.choice((1, 2, 3)),
         "group": group,
         "queries": queries,
         "keys": queries if draw.random() < 0.4 else draw.choice(LENGTHS),
-        "is_causal": draw.random() < 0.7,
+        "is_causal": is_causal,
+        "window_size": draw.choice((1, 20, 64, *LENGTHS)) if has_window else None,
         "consumers": draw.choice((2, 3)),
         "takes_turns": draw.random() < 0.6,
         "is_predicated": draw.random() < 0.3,
@@ -58,7 +62,8 @@ def run(kernels, case: dict) -> None:
         torch.from_numpy(random_numbers.standard_normal((case["batch"], h, n, 16)))
         for h, n in zip(heads, lengths)
     ]
-    names = ("consumers", "takes_turns", "is_predicated") if is_persistent else ()
+    names = ("window_size", "consumers", "takes_turns", "is_predicated")
+    names = names if is_persistent else ()
     options = {name: case[name] for name in names}
     all_heads = case["batch"] * case["heads"]
     divisors = [n for n in range(1, all_heads + 1) if all_heads % n == 0]
@@ -71,7 +76,7 @@ def run(kernels, case: dict) -> None:
     check_rings(call, is_persistent)
     check_turns(call, is_persistent and case["takes_turns"])
     check_pairs(call, case, is_persistent)
-    check_outputs(call, qkv, case["is_causal"])
+    check_outputs(call, qkv, case["is_causal"], case["window_size"])
 
 
 def check_rings(call: Call, is_persistent: bool) -> None:
@@ -113,25 +118,30 @@ def check_pairs(call: Call, case: dict, is_persistent: bool) -> None:
                 seen = (
                     min(last + keys - queries + 1, keys) if case["is_causal"] else keys
                 )
+                first, window_size = 0, case["window_size"]
+                if window_size is not None:
+                    first = max(row + keys - queries + 1 - window_size, 0) // 128 * 128
                 needed = {
-                    ("k", batch, head // group, n) for n in range(0, max(seen, 1), 128)
+                    ("k", batch, head // group, n)
+                    for n in range(first, max(seen, 1), 128)
                 }
                 visited = {
                     k for q, k in scores if q == ("q", batch, head, row)
                 }  # fmt: skip
                 check(needed <= visited, "left out:", needed - visited)
                 if is_persistent:
-                    check(
-                        len(visited) <= len(needed) + (last < row + 63), "one too many"
-                    )
+                    spare = (last < row + 63) + (window_size is not None)
+                    check(len(visited) <= len(needed) + spare, "one too many")
 
 
-def check_outputs(call: Call, qkv: list, is_causal: bool) -> None:
+def check_outputs(call: Call, qkv: list, is_causal: bool, window_size) -> None:
     rows, elements = call.written
     check((rows == 1).all(), "rows of o are stored", Counter(rows.ravel().tolist()))
     check(set(elements.values()) == {1}, "elements of lse are stored twice")
     check(len(elements) == call.lse.numel(), "elements of lse are left out")
-    o, lse = reference_attention(*qkv, is_causal, return_lse=True)
+    o, lse = reference_attention(
+        *qkv, is_causal, window_size=window_size, return_lse=True
+    )
     torch.testing.assert_close(call.o, o, rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(call.lse, lse.float(), rtol=1e-5, atol=1e-5)
 
@@ -148,7 +158,9 @@ def test_has_skips(block_m):
         for keys in {queries, *range(1, 700, 9), *range(64, 700, 64)}:
             skipped = any(
                 blocks_seen(start_m + seen, queries, keys) < n_blocks
-                for start_m, n_blocks in tiles_of_a_head(queries, keys, block_m, True)
+                for start_m, _, n_blocks in tiles_of_a_head(
+                    queries, keys, block_m, True
+                )
                 for seen in range(64, block_m + 1, 64)
             )
             assert has_skips(queries, keys, block_m) or not skipped, (queries, keys)
@@ -176,7 +188,7 @@ FAULTS = [
      "    fence_async_shared()\n    if start_m", "    if start_m", "before the fence"),
     ("a store before row 0", "hopper", "if start_m >= 0:", "if True:", "before row 0"),
     ("the other lap is waited for", "hopper_rings",
-     "(j // PLACES & 1)", "(j // PLACES + 1 & 1)", "deadlock"),
+     "(j // PLACES & 1)", "(j // PLACES + 1 & 1)", "deadlock|empty"),
     ("places are found with a sign", "hopper_rings", ".to(gl.uint32)", "",
      "no such place"),
     ("a place is not waited for", "hopper_rings",
@@ -199,7 +211,7 @@ FAULTS = [
     ("the turn goes to the wrong consumer", "named_barriers",
      "(CONSUMER + 1) % TURNS", "(TURNS - 1 - CONSUMER)", "deadlock"),
     ("K is not released", "hopper_attention",
-     "    release(k_ring, j)\n", "", "deadlock|kept"),
+     "    release(k_ring, j)\n", "", "deadlock|kept|released"),
     ("V is released too early", "hopper_attention",
      "    acc = warpgroup_mma_wait(0, deps=(acc,))\n    release(v_ring, j - 1)",
      "    release(v_ring, j - 1)\n    acc = warpgroup_mma_wait(0, deps=(acc,))",
@@ -237,11 +249,12 @@ FAULTS = [
     ("the product behind the last tile is used", "hopper_persistent",
      "        o = (acc * scale)", "        o = (acc * scale + 0 * l_next[0, 0])",
      "product of a tile"),
-    ("a skipped block keeps its turn", "hopper_persistent",
-     "        pass_turn(CONSUMER, TURNS)\n\n\n@", "\n\n@", "deadlock"),
-    ("a skipped block takes no turn", "hopper_persistent",
-     "        wait_turn(CONSUMER, TURNS)\n        pass_turn(CONSUMER, TURNS)\n\n\n@",
-     "        pass\n\n\n@", "deadlock|comes twice|turns left over"),
+    ("a skipped block keeps its turn", "hopper_rings",
+     "        wait_turn(CONSUMER, TURNS)\n        pass_turn(CONSUMER, TURNS)\n",
+     "        wait_turn(CONSUMER, TURNS)\n", "deadlock"),
+    ("a skipped block takes no turn", "hopper_rings",
+     "        wait_turn(CONSUMER, TURNS)\n        pass_turn(CONSUMER, TURNS)\n",
+     "        pass\n", "deadlock|comes twice|turns left over"),
     ("nobody has the first turn", "hopper_persistent",
      "if CONSUMER == CONSUMERS - 1:", "if False:", "deadlock"),
     ("the ring is counted wrong", "hopper_persistent",
@@ -258,9 +271,18 @@ FAULTS = [
     ("tiles overlap", "hopper_schedule", "end_m -= block_m", "end_m -= 64",
      "visited twice"),
     ("nobody skips", "hopper_schedule", "return block_m != 128 or", "return False and",
-     "releases|deadlock|kept|left out|visited"),
+     "released|releases|deadlock|kept|left out|visited"),
     ("two consumers never skip", "hopper_schedule", "!= 128 or 0 <", "!= 128 and 0 <",
-     "releases|deadlock|kept|left out|visited"),
+     "released|releases|deadlock|kept|left out|visited"),
+    ("a window's left edge has no mask", "hopper_schedule",
+     "BLOCK_N - first_block, 0)", "BLOCK_N - first_block, 0) * 0", "not close"),
+    ("of its masked blocks one is forgotten", "hopper_schedule",
+     "left + BLOCK_N - 1", "left - 1", "not close"),
+    ("a window is too wide", "hopper_softmax", "< window_size\n", "<= window_size\n",
+     "not close"),
+    ("a window begins a block late", "hopper_schedule",
+     "max(left // 128, 0)", "max((left + 127) // 128, 0)",
+     "left out|not close|twice|releases"),
     ("the wrong rows are rescaled", "hopper_softmax", "k // 2 % 2", "k // 4 % 2",
      "not close"),
 ]  # fmt: skip
@@ -278,5 +300,5 @@ def test_a_planted_fault_is_found(fault):
 
     kernels, draw = load_kernels(edit), random.Random(1)
     with pytest.raises((Fault, AssertionError), match=said):
-        for _ in range(60):
+        for _ in range(200):
             run(kernels, drawn(draw))

@@ -59,6 +59,15 @@ def test_by_the_number_of_queries(length, kv_heads, expected, monkeypatch):
     assert attention.plain_kernel(*given) is expected
 
 
+@pytest.mark.parametrize("card", CARDS)
+def test_a_window(card, monkeypatch):
+    monkeypatch.setattr(attention, "capability", lambda: CARDS[card])
+    expected = hopper_attention if card == "hopper" else model_attention
+    assert attention.plain_kernel(*tensors(), 5) is expected
+    assert attention.plain_kernel(*tensors(length=127), 5) is model_attention
+    assert attention.plain_kernel(*tensors(256), 5) is model_attention
+
+
 OPTIONS = {
     "window_size": 5,
     "sinks": torch.zeros(4),
@@ -79,15 +88,17 @@ def test_options_go_to_the_kernel_that_has_them(option, monkeypatch):
 
         return kernel
 
-    monkeypatch.setattr(attention, "plain_kernel", lambda q, k, v: note("plain"))
+    monkeypatch.setattr(attention, "plain_kernel", lambda *given: note("plain"))
     monkeypatch.setattr(attention, "model_attention", note("model"))
     monkeypatch.setattr(attention, "check_attention", lambda *qkv: None)
     monkeypatch.setattr(attention, "check_per_head", lambda *given: None)
     chosen = {option: OPTIONS[option]} if option else {}
     attention.flash_attention_forward(*tensors(), **chosen)
     (name, arguments), = calls  # fmt: skip
-    assert name == ("model" if option else "plain")
-    if option:
+    assert name == ("plain" if option in (None, "window_size") else "model")
+    if option == "window_size":
+        assert arguments == (True, OPTIONS["window_size"])
+    elif option:
         names = ["window_size", "sink_size", "sinks", "softcap", "alibi_slopes"]
         given = dict(zip(names, arguments[1:], strict=True))
         assert given[option] is OPTIONS[option]
