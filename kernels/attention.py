@@ -14,7 +14,7 @@ from kernels.model_attention import model_attention
 def plain_kernel(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, window_size: int | None = None
 ) -> Callable:
-    """The fastest kernel for attention with no option but a window: of q, k, v, …
+    """The fastest kernel for attention with no options but a window and its sinks.
 
     Chapter 11's on Hopper. For what that one does not serve there, and on later cards,
     chapter 10's, which knows no window. Else that of chapters 07 to 09; so too for a
@@ -91,8 +91,9 @@ def flash_attention_forward(
     options = window_size, sink_size, sinks, softcap, alibi_slopes
     if options == (None,) * 5:
         o, lse = plain_kernel(q, k, v)(q, k, v, is_causal)
-    elif options[1:] == (None,) * 4:
-        o, lse = plain_kernel(q, k, v, window_size)(q, k, v, is_causal, window_size)
+    elif options[2:] == (None,) * 3:
+        attention = plain_kernel(q, k, v, window_size)
+        o, lse = attention(q, k, v, is_causal, window_size, sink_size)
     else:
         o, lse = model_attention(q, k, v, is_causal, *options)
     return (o, lse) if return_lse else o

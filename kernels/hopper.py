@@ -47,6 +47,18 @@ def count_blocks(end_m, n_queries, n_keys, IS_CAUSAL: gl.constexpr):
 
 
 @gluon.jit
+def find_block(i, gap, sizes):
+    """Which block of keys is the i-th of those that a tile's rows see, from the left.
+
+    With a window, gap blocks between the first-token sinks' and its own are not seen.
+    """
+    sink_size = sizes[4]
+    if sink_size is not None:
+        gap = gl.where(i * BLOCK_N < sink_size, 0, gap)
+    return i + gap
+
+
+@gluon.jit
 def find_work(n_queries, n_keys, n_heads, IS_CAUSAL: gl.constexpr):
     """(batch, head, start_m, n_blocks): the rows from start_m on, and their keys.
 

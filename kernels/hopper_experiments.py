@@ -34,7 +34,9 @@ SHAPES = [
 ]
 GROUPED = [Shape(2, 32, 8192, 128, kv_heads=kv_heads) for kv_heads in (32, 8)]
 WINDOWED = [
-    Shape(2, 32, 8192, 128, kv_heads=8, window_size=w) for w in (128, 512, 1024, 4096)
+    Shape(2, 32, 8192, 128, kv_heads=8, window_size=window_size, sink_size=sink_size)
+    for window_size in (128, 512, 1024, 4096)
+    for sink_size in (None, 64)
 ]
 HOPPER_PEERS = ("FlashAttention-3", "SDPA cuDNN", "SDPA FlashAttention-2")
 # The persistent kernel's rungs, each with what it has besides the one before.
@@ -95,7 +97,7 @@ def hopper_window() -> dict:
     """Windows: the portable kernel, the one by hand, and FlexAttention."""
     by_hand, rows = hopper_top.hopper_attention, []
     for shape in tqdm(WINDOWED, desc="hopper_window"):
-        options = {"window_size": shape.window_size}
+        options = {"window_size": shape.window_size, "sink_size": shape.sink_size}
         kernels = {
             "chapters 07 to 09": partial(only_o, model_attention, True, options),
             "by hand": partial(only_o, by_hand, True, options),

@@ -8,7 +8,7 @@ The kernel of ``hopper_attention``, with its rings and its step, and
     three consumers              up to head dim 64; each skips the block that only the
                                  rows further down see
     turns                        each consumer hands over its products, then the next
-    a window                     blocks before it are not visited, its first ones masked
+    a window, sinks              blocks between the two are not visited
     a predicated rescale         leaves rows alone whose maximum stayed
 
 A program's tiles follow each other as the blocks of one do: the rings count on.
@@ -24,7 +24,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma_wait,
 )
 
-from kernels.hopper import BLOCK_N, ROWS, write_out
+from kernels.hopper import BLOCK_N, ROWS, find_block, write_out
 from kernels.hopper_attention import issue_scores, step
 from kernels.hopper_rings import (
     find_place,
@@ -38,12 +38,7 @@ from kernels.hopper_rings import (
     skip_scores,
     wait_for,
 )
-from kernels.hopper_schedule import (
-    count_left,
-    count_tiles,
-    find_rows,
-    read_tile,
-)
+from kernels.hopper_schedule import count_left, count_tiles, find_rows, read_tile
 from kernels.hopper_softmax import find_visible, finish_rows, first_softmax
 from kernels.named_barriers import K_FREE, V_FREE, pass_turn, wait_turn
 
@@ -51,23 +46,24 @@ from kernels.named_barriers import K_FREE, V_FREE, pass_turn, wait_turn
 @gluon.jit
 def producer(args, CONSUMERS: gl.constexpr):
     """Load everything, in the order in which the consumers need it."""
-    q_desc, k_desc, v_desc, table, q_ring, q_free, k_ring, v_ring, group = args
+    q_desc, k_desc, v_desc, table, q_ring, q_free, k_ring, v_ring, group, sizes = args
     j = 0
     for i in range(count_tiles(table)):
-        batch, head, start_m, first_block, n_blocks = read_tile(table, i)
+        batch, head, start_m, gap, n_blocks = read_tile(table, i)
         kv_head = head // group
-        start_n = (first_block + n_blocks - 1) * BLOCK_N
+        start_n = find_block(n_blocks - 1, gap, sizes) * BLOCK_N
         load(k_ring, j, k_desc, batch, kv_head, start_n)
         for c in gl.static_range(CONSUMERS):
             place, is_odd = find_place(q_ring, i * CONSUMERS + c)
             mbarrier.wait(q_free.index(place), is_odd ^ 1)  # on lap 0 it is free
             row = start_m + c * ROWS
             load_at_once(q_ring, i * CONSUMERS + c, q_desc, batch, head, row)
-        for _ in range(1, n_blocks):
+        for done in range(1, n_blocks):
             j += 1
-            start_n -= BLOCK_N
-            load(k_ring, j, k_desc, batch, kv_head, start_n)
-            load(v_ring, j - 1, v_desc, batch, kv_head, start_n + BLOCK_N)
+            next_n = find_block(n_blocks - 1 - done, gap, sizes) * BLOCK_N
+            load(k_ring, j, k_desc, batch, kv_head, next_n)
+            load(v_ring, j - 1, v_desc, batch, kv_head, start_n)
+            start_n = next_n
         load(v_ring, j, v_desc, batch, kv_head, start_n)
         j += 1
 
@@ -87,7 +83,7 @@ def consumer(
     P: gl.constexpr = gl.DotOperandLayout(0, ACC, 2)
     n_tiles = count_tiles(table)
     rows = find_rows(read_tile(table, 0), sizes, CONSUMER, IS_CAUSAL)
-    batch, head, start_m, first_block, n_blocks, skips = rows
+    batch, head, start_m, gap, n_blocks, skips = rows
     next_tile = read_tile(table, 1)
     offer(k_ring)
     offer(v_ring)
@@ -99,7 +95,7 @@ def consumer(
     q = wait_for(q_ring, CONSUMER)
     qk = warpgroup_mma_wait(0, deps=(issue_scores(q, k_ring, first, QK),))
     release(k_ring, first)
-    block = first_block + n_blocks - 1
+    block = find_block(n_blocks - 1, gap, sizes)
     visible = find_visible(start_m, block, sizes, QK, IS_CAUSAL)
     m_i, l_i, p = first_softmax(qk, qk_scale, visible, MASKED_BLOCKS > 0)
     p = gl.convert_layout(p.to(o_desc.dtype), P)
@@ -110,14 +106,15 @@ def consumer(
             skip(v_ring, first, skips)
         last = first + n_blocks - 1
         state = m_i, l_i, gl.zeros([ROWS, BLOCK_D], gl.float32, ACC), p
-        visible = find_visible(start_m, block - 1, sizes, QK, IS_CAUSAL)
+        block = find_block(n_blocks - 2, gap, sizes)
+        visible = find_visible(start_m, block, sizes, QK, IS_CAUSAL)
         if MASKED_BLOCKS == 2:  # noqa: SIM102  # known when compiling; the next is not
             if n_blocks > 1:
                 state = step(
                     state, q, k_ring, v_ring, first + 1, qk_scale, visible, True,
                     IS_PREDICATED, CONSUMER, TURNS,
                 )  # fmt: skip
-        n_left = 0 if window_size is None else count_left(start_m, first_block, sizes)
+        n_left = 0 if window_size is None else count_left(start_m, gap, sizes)
         middle, left = first + max(MASKED_BLOCKS, 1), last + 1 - n_left
         for j in range(middle, left):
             state = step(
@@ -126,7 +123,7 @@ def consumer(
             )  # fmt: skip
         if window_size is not None:
             for j in range(max(middle, left), last + 1):
-                block = first_block + last - j
+                block = find_block(last - j, gap, sizes)
                 visible = find_visible(start_m, block, sizes, QK, IS_CAUSAL)
                 state = step(
                     state, q, k_ring, v_ring, j, qk_scale, visible, True,
@@ -137,8 +134,7 @@ def consumer(
         mbarrier.arrive(q_free.index(place), count=1)
         # The last P V goes with the next tile's first block; behind the last tile, with
         # a product of what lies around, which nobody uses.
-        _, _, start_next, first_block, n_blocks, skips = after
-        block = first_block + n_blocks - 1
+        _, _, start_next, gap, n_blocks, skips = after
         goes_on = i + 1 < n_tiles
         first = last + 1 + skips
         if SKIPS:
@@ -152,6 +148,7 @@ def consumer(
         qk = warpgroup_mma_wait(1, deps=(qk,))
         if goes_on:
             release(k_ring, first)
+        block = find_block(n_blocks - 1, gap, sizes)
         visible = find_visible(start_next, block, sizes, QK, IS_CAUSAL)
         m_next, l_next, p_next = first_softmax(qk, qk_scale, visible, MASKED_BLOCKS > 0)
         acc = warpgroup_mma_wait(0, deps=(acc,))
@@ -164,10 +161,14 @@ def consumer(
     tma.store_wait(0)
 
 
-@gluon.jit(do_not_specialize=["n_queries", "n_keys", "n_heads", "group", "window_size"])
+@gluon.jit(
+    do_not_specialize=[
+        "n_queries", "n_keys", "n_heads", "group", "window_size", "sink_size",
+    ]
+)  # fmt: skip
 def hopper_persistent_kernel(
     q_desc, k_desc, v_desc, o_desc, LSE, table,
-    n_queries, n_keys, n_heads, group, qk_scale, window_size,
+    n_queries, n_keys, n_heads, group, qk_scale, window_size, sink_size,
     IS_CAUSAL: gl.constexpr, MASKED_BLOCKS: gl.constexpr, SKIPS: gl.constexpr,
     PLACES: gl.constexpr, CONSUMERS: gl.constexpr, TURNS: gl.constexpr,
     IS_PREDICATED: gl.constexpr,
@@ -180,8 +181,8 @@ def hopper_persistent_kernel(
     o_shape: gl.constexpr = [CONSUMERS, 1, 1, ROWS, o_desc.block_type.shape[3]]
     o_tiles = gl.allocate_shared_memory(o_desc.dtype, o_shape, o_desc.layout)
     fence_async_shared()
-    sizes = n_queries, n_keys, n_heads, window_size
-    loads = q_desc, k_desc, v_desc, table, q_ring, q_free, k_ring, v_ring, group
+    sizes = n_queries, n_keys, n_heads, window_size, sink_size
+    loads = q_desc, k_desc, v_desc, table, q_ring, q_free, k_ring, v_ring, group, sizes
     a = o_desc, LSE, table, q_ring, q_free, k_ring, v_ring, o_tiles, sizes, qk_scale
     gl.warp_specialize(
         [  # all of them, or all but the first

@@ -31,7 +31,7 @@ def count_tiles(table):
 
 @gluon.jit
 def read_tile(table, i):
-    """(batch, head, start_m, first_block, n_blocks) of this program's i-th tile."""
+    """(batch, head, start_m, gap, n_blocks) of this program's i-th tile."""
     tile = table + gl.num_programs(0) * (1 + 5 * i) + 5 * gl.program_id(0)
     batch, head, start_m = gl.load(tile), gl.load(tile + 1), gl.load(tile + 2)
     return batch, head, start_m, gl.load(tile + 3), gl.load(tile + 4)
@@ -39,42 +39,43 @@ def read_tile(table, i):
 
 @gluon.jit
 def find_rows(tile, sizes, CONSUMER: gl.constexpr, IS_CAUSAL: gl.constexpr):
-    """(batch, head, start_m, first_block, n_blocks, skips) of a consumer's rows.
+    """(batch, head, start_m, gap, n_blocks, skips) of a consumer's rows.
 
     skips is 1 if none of them sees the tile's last block of keys, else 0.
     """
-    n_queries, n_keys, _, window_size = sizes
-    batch, head, start_m, first_block, n_tile = tile
+    n_queries, n_keys, _, window_size, _ = sizes
+    batch, head, start_m, gap, n_tile = tile
     if window_size is None:
-        first_block = 0  # known when compiling, it takes no register
+        gap = 0  # known when compiling, it takes no register
     start_m += CONSUMER * ROWS
     end = count_blocks(start_m + ROWS, n_queries, n_keys, IS_CAUSAL)
-    skips = first_block + n_tile - end
-    return batch, head, start_m, first_block, n_tile - skips, skips
+    skips = gap + n_tile - end
+    return batch, head, start_m, gap, n_tile - skips, skips
 
 
 @gluon.jit
-def count_left(start_m, first_block, sizes):
-    """How many blocks, from the first on, not all of a consumer's rows see whole."""
-    n_queries, n_keys, _, window_size = sizes
+def count_left(start_m, gap, sizes):
+    """How many blocks, from the left, not all of a consumer's rows see whole."""
+    n_queries, n_keys, _, window_size, _ = sizes
     left = start_m + ROWS + n_keys - n_queries - window_size  # the last row's first key
-    return max((left + BLOCK_N - 1) // BLOCK_N - first_block, 0)
+    return max((left + BLOCK_N - 1) // BLOCK_N - gap, 0)
 
 
 def tiles_of_a_head(
     n_queries: int, n_keys: int, block_m: int, is_causal: bool,
-    window_size: int | None = None,
+    window_size: int | None = None, sink_size: int | None = None,
 ) -> list[tuple[int, int, int]]:  # fmt: skip
-    """(start_m, first_block, n_blocks) of each tile, the longest first."""
+    """(start_m, gap, n_blocks) of each tile, the longest first."""
     tiles = []
     end_m = -(-n_queries // 64) * 64
     while end_m > 0:
         n_seen = min(end_m + n_keys - n_queries, n_keys) if is_causal else n_keys
-        end, first_block = max(-(-n_seen // 128), 1), 0
+        end, gap = max(-(-n_seen // 128), 1), 0
         if window_size is not None:  # where that of the tile's first row begins
             left = end_m - block_m + n_keys - n_queries + 1 - window_size
-            first_block = max(left // 128, 0)
-        tiles.append((end_m - block_m, first_block, end - first_block))
+            sink_blocks = -(-(sink_size or 0) // 128)
+            gap = max(left // 128 - sink_blocks, 0)
+        tiles.append((end_m - block_m, gap, end - gap))
         end_m -= block_m
     return sorted(tiles, key=lambda tile: -tile[2])
 
@@ -92,7 +93,7 @@ def has_skips(n_queries: int, n_keys: int, block_m: int) -> bool:
 def deal(
     tiles: list[tuple[int, int, int]], n_heads: int, together: int, programs: int
 ) -> list[list[tuple[int, int, int, int]]]:
-    """The (head, start_m, first_block, n_blocks) of each program's tiles, in order."""
+    """The (head, start_m, gap, n_blocks) of each program's tiles, in order."""
     lists = [[] for _ in range(min(programs, n_heads * len(tiles)))]
     loads = [(0.0, program) for program in range(len(lists))]  # a heap: least first
     for first in range(0, n_heads, together):
@@ -107,15 +108,16 @@ def deal(
 @cache  # for good, since a captured CUDA graph may read the table later
 def make_table(
     device: torch.device, batch: int, n_heads: int, n_queries: int, n_keys: int,
-    block_m: int, is_causal: bool, window_size: int | None, together: int,
+    block_m: int, mask: tuple[bool, int | None, int | None], together: int,
 ) -> tuple[torch.Tensor, int]:  # fmt: skip
     """The lists on the card, int32, and the number of programs.
 
+    mask: is_causal, window_size, sink_size.
     First each program's number of tiles, then everyone's first tile, everyone's second,
     …, each as ``read_tile`` returns it; shorter lists end in zeros, and so do all.
     """
     programs = torch.cuda.get_device_properties(device).multi_processor_count
-    tiles = tiles_of_a_head(n_queries, n_keys, block_m, is_causal, window_size)
+    tiles = tiles_of_a_head(n_queries, n_keys, block_m, *mask)
     lists = deal(tiles, batch * n_heads, together, programs)
     table = [len(tiles) for tiles in lists]
     for i in range(max(table) + 2):

@@ -42,24 +42,28 @@ def find_visible(
     start_m, block, sizes, LAYOUT: gl.constexpr, IS_CAUSAL: gl.constexpr
 ):  # fmt: skip
     """Which keys of a block the rows from start_m on see [ROWS or 1, BLOCK_N]."""
-    n_queries, n_keys, _, window_size = sizes
+    n_queries, n_keys, _, window_size, sink_size = sizes
     rows = gl.arange(0, ROWS, gl.SliceLayout(1, LAYOUT))[:, None]
     columns = gl.arange(0, BLOCK_N, gl.SliceLayout(0, LAYOUT))[None, :]
     last_seen = n_keys - 1
     if IS_CAUSAL:
         last_seen = rows + start_m + n_keys - n_queries
     last_seen -= block * BLOCK_N
+    reach = window_size
+    if sink_size is not None:  # a sink is seen from any distance
+        is_sink = columns < sink_size - block * BLOCK_N
+        reach = gl.where(is_sink, 2**31 - 1, window_size)
     if window_size is None:
         visible = columns <= last_seen
     else:  # one comparison: a key ahead of the row is, without a sign, very far behind
-        visible = (last_seen - columns).to(gl.uint32) < window_size
+        visible = (last_seen - columns).to(gl.uint32) < reach
     return visible
 
 
 @gluon.jit
 def finish_rows(m_i, l_i, LSE, batch, head, start_m, sizes, ACC: gl.constexpr):
     """Store the rows' log-sum-exp, and return 1 / l_i [ROWS, 1] for acc."""
-    n_queries, _, n_heads, _ = sizes
+    n_queries, _, n_heads, _, _ = sizes
     l_i = gl.convert_layout(gl.sum(l_i, 1), m_i.type.layout)
     l_safe = gl.where(l_i == 0.0, 1.0, l_i)  # a row that saw no key
     lse_rows = LSE + (batch.to(gl.int64) * n_heads + head) * n_queries

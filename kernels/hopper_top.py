@@ -29,14 +29,15 @@ def choose_consumers(n_queries: int, n_keys: int, is_causal: bool) -> int:
 
 def hopper_attention(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, is_causal: bool = True,
-    window_size: int | None = None, *,
+    window_size: int | None = None, sink_size: int | None = None, *,
     consumers: int | None = None, takes_turns: bool = True, is_predicated: bool = True,
 ) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
     """What ``kernels.hopper_attention`` computes, of the same tensors, faster.
 
-    Causal, a query may see only the last ``window_size`` of its keys. The first call of
-    a shape makes its table, so it cannot be in a CUDA graph. ``consumers``: 2 or 3, up
-    to head dim 64 and without a window.
+    Causal, a query may see only the last ``window_size`` of its keys, and besides
+    them the first ``sink_size`` of all. The first call of a shape makes its table, so
+    it cannot be in a CUDA graph. ``consumers``: 2 or 3, up to head dim 64 and without a
+    window.
     """
     batch, n_heads, n_queries, head_dim = q.shape
     group, n_keys = n_heads // k.shape[1], k.shape[2]
@@ -58,8 +59,7 @@ def hopper_attention(
         n_queries,
         n_keys,
         64 * consumers,
-        is_causal,
-        window_size,
+        (is_causal, window_size, sink_size),
         together,
     )
     turns = consumers if takes_turns else 0
@@ -70,8 +70,8 @@ def hopper_attention(
         describe(q, 64, block_d), describe(k, 128, block_d),
         describe(v, 128, block_d), describe(o, 64, block_d), lse, table,
         n_queries, n_keys, n_heads, group, LOG2_E.value / math.sqrt(head_dim),
-        window_size, *modes,
+        window_size, sink_size, *modes,
     )  # fmt: skip
-    key = q.device, q.dtype, block_d, window_size is None, *modes
+    key = q.device, q.dtype, block_d, window_size is None, sink_size is None, *modes
     launch(hopper_persistent_kernel, (programs, 1, 1), args, key, num_warps=4)
     return o, lse

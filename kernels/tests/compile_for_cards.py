@@ -71,6 +71,7 @@ HOSTS = {
         partial(hopper_persistent, consumers=2, takes_turns=False), x, x
     ),
     "persistent_window": lambda x: by_hand(hopper_persistent, x, x, True, 1000),
+    "persistent_sinks": lambda x: by_hand(hopper_persistent, x, x, True, 1000, 5),
     "model": lambda x: with_options(x),
     "window": lambda x: with_options(x, window_size=1000),
     "sinks": lambda x: with_options(x, window_size=1000, sink_size=5),

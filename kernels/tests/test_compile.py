@@ -59,14 +59,18 @@ JOBS += [(90, f"hopper_{case}", "float16", 64) for case in ("tail", "causal")]
 JOBS += [(90, f"persistent_{case}", "bfloat16", 64) for case in ("full", "causal")]
 JOBS += [(90, f"persistent_{case}", "bfloat16", 128) for case in ("causal", "two")]
 JOBS += [(90, "persistent_unequal", "float16", head_dim) for head_dim in (16, 64)]
-JOBS += [(90, "persistent_window", "bfloat16", head_dim) for head_dim in (64, 128)]
+JOBS += [(90, f"persistent_{case}", "bfloat16", 64) for case in ("window", "sinks")]
+JOBS += [(90, f"persistent_{case}", "bfloat16", 128) for case in ("window", "sinks")]
 # Bytes that a thread of three consumers, with its 160 registers, spills where there is
 # a mask: between tiles and in a step with one, but not in the loop.
 SPILLED = {
     ("persistent_causal", 64): 48,
     ("persistent_unequal", 64): 112,
+    ("persistent_unequal", 16): 8,
     ("persistent_window", 64): 8,
     ("persistent_window", 128): 48,
+    ("persistent_sinks", 64): 8,
+    ("persistent_sinks", 128): 40,
 }
 JOBS += [(90, "hopper_watched", "bfloat16", 128)]
 JOBS += [(90, f"one_phase{kind}", "bfloat16", 64) for kind in ("", "_skipping")]
@@ -136,7 +140,7 @@ def test_a_consumers_loop(job):
     """
     _, kernel, _, head_dim = job
     takes_turns = kernel.startswith("persistent") and kernel != "persistent_two"
-    has_window = kernel == "persistent_window"
+    has_window = kernel in ("persistent_window", "persistent_sinks")
     consumers = 3 if takes_turns and head_dim <= 64 and not has_window else 2
     loops = compiled()[job]["loops"]
     assert len(loops) == consumers * (1 + has_window)

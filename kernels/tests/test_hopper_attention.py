@@ -89,14 +89,14 @@ def test_drawn(data):
 @every_dtype
 @pytest.mark.parametrize("head_dim", [16, 64, 128])
 @pytest.mark.parametrize("window_size", [1, 63, 64, 100, 128, 129, 192, 300, 1000])
-def test_windows(window_size, head_dim, dtype):
+@pytest.mark.parametrize("sink_size", [None, 0, 5, 130, 500])
+def test_windows(sink_size, window_size, head_dim, dtype):
     """Around the tiles' edges; alone, unequal, and many tiles a program."""
+    mask = {"window_size": window_size, "sink_size": sink_size}
     for lengths, heads in [((700, 700), 2), ((300, 513), 2), ((640, 640), 300)]:
         qkv = inputs(*lengths, head_dim, dtype, n_heads=heads, group=2)
-        ours = partial(persistent, window_size=window_size)
-        compare(
-            ours, reference_attention, qkv, is_causal=True, window_size=window_size
-        ).check_max()
+        ours = partial(persistent, **mask)
+        compare(ours, reference_attention, qkv, is_causal=True, **mask).check_max()
 
 
 # Heads enough for several tiles a program; batch, heads, group, queries, keys

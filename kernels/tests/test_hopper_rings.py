@@ -37,6 +37,7 @@ def drawn(draw: random.Random) -> dict:
         "keys": queries if draw.random() < 0.4 else draw.choice(LENGTHS),
         "is_causal": is_causal,
         "window_size": draw.choice((1, 20, 64, *LENGTHS)) if has_window else None,
+        "sink_size": draw.choice((None, 0, *LENGTHS)) if has_window else None,
         "consumers": draw.choice((2, 3)),
         "takes_turns": draw.random() < 0.6,
         "is_predicated": draw.random() < 0.3,
@@ -62,9 +63,10 @@ def run(kernels, case: dict) -> None:
         torch.from_numpy(random_numbers.standard_normal((case["batch"], h, n, 16)))
         for h, n in zip(heads, lengths)
     ]
-    names = ("window_size", "consumers", "takes_turns", "is_predicated")
-    names = names if is_persistent else ()
+    mask = {name: case[name] for name in ("window_size", "sink_size")}
+    names = ("consumers", "takes_turns", "is_predicated") if is_persistent else ()
     options = {name: case[name] for name in names}
+    options |= mask if is_persistent else {}
     all_heads = case["batch"] * case["heads"]
     divisors = [n for n in range(1, all_heads + 1) if all_heads % n == 0]
     together = divisors[int(case["together"] * len(divisors))]
@@ -76,7 +78,7 @@ def run(kernels, case: dict) -> None:
     check_rings(call, is_persistent)
     check_turns(call, is_persistent and case["takes_turns"])
     check_pairs(call, case, is_persistent)
-    check_outputs(call, qkv, case["is_causal"], case["window_size"])
+    check_outputs(call, qkv, case["is_causal"], mask)
 
 
 def check_rings(call: Call, is_persistent: bool) -> None:
@@ -123,7 +125,8 @@ def check_pairs(call: Call, case: dict, is_persistent: bool) -> None:
                     first = max(row + keys - queries + 1 - window_size, 0) // 128 * 128
                 needed = {
                     ("k", batch, head // group, n)
-                    for n in range(first, max(seen, 1), 128)
+                    for n in range(0, max(seen, 1), 128)
+                    if n >= first or n < (case["sink_size"] or 0)
                 }
                 visited = {
                     k for q, k in scores if q == ("q", batch, head, row)
@@ -134,14 +137,12 @@ def check_pairs(call: Call, case: dict, is_persistent: bool) -> None:
                     check(len(visited) <= len(needed) + spare, "one too many")
 
 
-def check_outputs(call: Call, qkv: list, is_causal: bool, window_size) -> None:
+def check_outputs(call: Call, qkv: list, is_causal: bool, mask: dict) -> None:
     rows, elements = call.written
     check((rows == 1).all(), "rows of o are stored", Counter(rows.ravel().tolist()))
     check(set(elements.values()) == {1}, "elements of lse are stored twice")
     check(len(elements) == call.lse.numel(), "elements of lse are left out")
-    o, lse = reference_attention(
-        *qkv, is_causal, window_size=window_size, return_lse=True
-    )
+    o, lse = reference_attention(*qkv, is_causal, **mask, return_lse=True)
     torch.testing.assert_close(call.o, o, rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(call.lse, lse.float(), rtol=1e-5, atol=1e-5)
 
@@ -275,14 +276,23 @@ FAULTS = [
     ("two consumers never skip", "hopper_schedule", "!= 128 or 0 <", "!= 128 and 0 <",
      "released|releases|deadlock|kept|left out|visited"),
     ("a window's left edge has no mask", "hopper_schedule",
-     "BLOCK_N - first_block, 0)", "BLOCK_N - first_block, 0) * 0", "not close"),
+     "BLOCK_N - gap, 0)", "BLOCK_N - gap, 0) * 0", "not close"),
     ("of its masked blocks one is forgotten", "hopper_schedule",
      "left + BLOCK_N - 1", "left - 1", "not close"),
-    ("a window is too wide", "hopper_softmax", "< window_size\n", "<= window_size\n",
+    ("a window is too wide", "hopper_softmax", "< reach\n", "<= reach\n",
      "not close"),
     ("a window begins a block late", "hopper_schedule",
-     "max(left // 128, 0)", "max((left + 127) // 128, 0)",
+     "left // 128 - sink_blocks", "(left + 127) // 128 - sink_blocks",
      "left out|not close|twice|releases"),
+    ("the blocks with sinks are not counted", "hopper_schedule",
+     "left // 128 - sink_blocks", "left // 128", "left out|not close"),
+    ("the gap begins a block late", "hopper",
+     "i * BLOCK_N < sink_size", "(i - 1) * BLOCK_N < sink_size",
+     "left out|not close|one too many"),
+    ("every block has sinks", "hopper_softmax", "sink_size - block * BLOCK_N",
+     "sink_size", "not close"),
+    ("sinks are no farther than the window", "hopper_softmax", "is_sink, 2**31 - 1,",
+     "is_sink, window_size,", "not close"),
     ("the wrong rows are rescaled", "hopper_softmax", "k // 2 % 2", "k // 4 % 2",
      "not close"),
 ]  # fmt: skip

@@ -76,9 +76,9 @@ OPTIONS = {
 }
 
 
-@pytest.mark.parametrize("option", [None, *OPTIONS])
+@pytest.mark.parametrize("option", [None, *OPTIONS, "sink_size"])
 def test_options_go_to_the_kernel_that_has_them(option, monkeypatch):
-    """And everything that was given arrives."""
+    """And everything that was given arrives; sinks come with a window."""
     calls = []
 
     def note(name):
@@ -92,12 +92,15 @@ def test_options_go_to_the_kernel_that_has_them(option, monkeypatch):
     monkeypatch.setattr(attention, "model_attention", note("model"))
     monkeypatch.setattr(attention, "check_attention", lambda *qkv: None)
     monkeypatch.setattr(attention, "check_per_head", lambda *given: None)
-    chosen = {option: OPTIONS[option]} if option else {}
+    chosen = {option: OPTIONS[option]} if option in OPTIONS else {}
+    if option == "sink_size":
+        chosen = {"window_size": 5, "sink_size": 2}
     attention.flash_attention_forward(*tensors(), **chosen)
     (name, arguments), = calls  # fmt: skip
-    assert name == ("plain" if option in (None, "window_size") else "model")
-    if option == "window_size":
-        assert arguments == (True, OPTIONS["window_size"])
+    is_plain = option in (None, "window_size", "sink_size")
+    assert name == ("plain" if is_plain else "model")
+    if option in ("window_size", "sink_size"):
+        assert arguments == (True, 5, chosen.get("sink_size"))
     elif option:
         names = ["window_size", "sink_size", "sinks", "softcap", "alibi_slopes"]
         given = dict(zip(names, arguments[1:], strict=True))
