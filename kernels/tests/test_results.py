@@ -28,7 +28,7 @@ from kernels.sweep import HEAD_DIMS, KERNELS, SWEEPS, layer_shapes
 from kernels.timing import summarise
 
 ON_DISK = {path.stem for path in benchmark.RESULTS.glob("*.json")}
-MAY_BE_MISSING = {*SWEEPS, "hopper_window"}
+MAY_BE_MISSING = set(SWEEPS)
 SWEPT = [name for name in SWEEPS if name in ON_DISK]
 STORED = [name for name in EXPERIMENTS if name in ON_DISK]
 NOT_IN_MS = ("timeline", "ping_pong", "host")
@@ -257,16 +257,25 @@ def test_a_ping_pong_is_told_from_beginning_to_end():
 
 
 def test_what_a_call_costs_the_host():
-    """As much as a call of cuDNN for the kernels by hand, as the chapter says."""
+    """No more than a call of cuDNN for the kernels by hand, as the chapter says."""
     rows = {row["kernel"]: row for row in load("host")["rows"]}
     for row in rows.values():
         assert row["us"] == statistics.median(row["samples"])
     for name in ("hopper_attention", "hopper_top"):
-        assert rows[name]["us"] < 1.1 * rows["SDPA cuDNN"]["us"], name
+        assert rows[name]["us"] < rows["SDPA cuDNN"]["us"], name
 
 
-@pytest.mark.xfail(reason="37 to 52 µs on the host that was measured")
-@pytest.mark.parametrize("name", ["fast_attention", "hopper_attention", "hopper_top"])
+MISSED = pytest.mark.xfail(reason="30 to 50 µs on the hosts that were measured")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "fast_attention",
+        pytest.param("hopper_attention", marks=MISSED),
+        pytest.param("hopper_top", marks=MISSED),
+    ],
+)
 def test_a_call_costs_the_host_under_30_microseconds(name):
     """The goal. Strict: once it is met, this says so."""
     (row,) = (row for row in load("host")["rows"] if row["kernel"] == name)
