@@ -136,7 +136,8 @@ def test_a_consumers_loop(job):
     """Nothing is spilled, and no wait for other warps follows the first product.
 
     There are three arrivals: the turn is passed, K and V are released. With a window
-    there is a second loop, over the blocks with its left edge.
+    there is a second loop, over the blocks with its left edge; at head dim 64 that one
+    does fetch what was spilled.
     """
     _, kernel, _, head_dim = job
     takes_turns = kernel.startswith("persistent") and kernel != "persistent_two"
@@ -144,9 +145,11 @@ def test_a_consumers_loop(job):
     consumers = 3 if takes_turns and head_dim <= 64 and not has_window else 2
     loops = compiled()[job]["loops"]
     assert len(loops) == consumers * (1 + has_window)
-    for lines in loops[:: 1 + has_window]:  # the loop without a mask
+    for i, lines in enumerate(loops):
         code = "\n".join(lines)
-        assert not re.search(r"\b(LDL|STL)\b", code)
+        is_left_edge = has_window and i % 2 == 1  # a few steps of a tile
+        if not (is_left_edge and head_dim == 64):
+            assert not re.search(r"\b(LDL|STL)\b", code)
         before, after = code.split("HGMMA", 1)
         assert "BAR.ARV" not in before
         assert before.count("BAR.SYNC") == 1 + takes_turns  # the one is Triton's own
