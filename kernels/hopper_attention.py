@@ -28,7 +28,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma_wait,
 )
 
-from kernels.hopper import BLOCK_M, BLOCK_N, ROWS, describe, find_work
+from kernels.hopper import BLOCK_M, BLOCK_N, ROWS, describe, empty_lse, find_work
 from kernels.hopper_rings import (
     load,
     load_at_once,
@@ -71,7 +71,7 @@ def issue_scores(q, k_ring, j, LAYOUT: gl.constexpr, comes=True):
 def step(
     state, q, k_ring, v_ring, j, qk_scale, visible, IS_MASKED: gl.constexpr,
     IS_PREDICATED: gl.constexpr = False, CONSUMER: gl.constexpr = 0,
-    TURNS: gl.constexpr = 0,
+    TURNS: gl.constexpr = 0, KEEPS_MAX: gl.constexpr = False,
 ):  # fmt: skip
     """Take acc past block j − 1 and the softmax past block j."""
     m_i, l_i, acc, p = state
@@ -83,10 +83,12 @@ def step(
     pass_turn(CONSUMER, TURNS)
     qk = warpgroup_mma_wait(1, deps=(qk,))  # P V, the latest, may still run
     release(k_ring, j)
-    m_i, l_i, alpha, p_j = online_softmax(m_i, l_i, qk, qk_scale, visible, IS_MASKED)
+    m_i, l_i, alpha, p_j = online_softmax(
+        m_i, l_i, qk, qk_scale, visible, IS_MASKED, KEEPS_MAX
+    )
     acc = warpgroup_mma_wait(0, deps=(acc,))
     release(v_ring, j - 1)
-    acc = rescale(acc, alpha, IS_PREDICATED)
+    acc = rescale(acc, alpha, IS_PREDICATED and not KEEPS_MAX)
     return m_i, l_i, acc, gl.convert_layout(p_j.to(p.dtype), p.type.layout)
 
 
@@ -179,7 +181,7 @@ def hopper_attention(
     batch, n_heads, n_queries, head_dim = q.shape
     group, n_keys = n_heads // k.shape[1], k.shape[2]
     o = torch.empty_like(q)
-    lse = torch.empty(q.shape[:3], dtype=torch.float32, device=q.device)
+    lse = empty_lse(q)
     block_d = max(16, 1 << (head_dim - 1).bit_length())  # the next power of two
     places = 2 if block_d == 128 else 4  # three fit at 128, and are no faster
     masked_blocks = 1 if is_causal or n_keys % 128 else 0

@@ -1,6 +1,6 @@
 """FlashAttention for Hopper, further up: programs that stay and do not pause.
 
-The kernel of ``hopper_attention``, with its rings and its step, and
+With the rings and the step of ``hopper_attention``, and
 
     a program a multiprocessor   works through a list of tiles, see hopper_schedule
     no pause between the tiles   the next one's first scores and softmax go with this
@@ -10,6 +10,8 @@ The kernel of ``hopper_attention``, with its rings and its step, and
     turns                        each consumer hands over its products, then the next
     a window, sinks              blocks between the two are not visited
     a predicated rescale         leaves rows alone whose maximum stayed
+    a maximum that is kept       from the masked blocks on there is none and no rescale;
+                                 whether that was right, hopper_passes asks in the end
 
 A program's tiles follow each other as the blocks of one do: the rings count on.
 """
@@ -17,9 +19,7 @@ A program's tiles follow each other as the blocks of one do: the rings count on.
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import (
-    fence_async_shared,
     mbarrier,
-    tma,
     warpgroup_mma,
     warpgroup_mma_wait,
 )
@@ -30,9 +30,6 @@ from kernels.hopper_rings import (
     find_place,
     load,
     load_at_once,
-    make_barriers,
-    make_ring,
-    offer,
     release,
     skip,
     skip_scores,
@@ -40,59 +37,84 @@ from kernels.hopper_rings import (
 )
 from kernels.hopper_schedule import count_left, count_tiles, find_rows, read_tile
 from kernels.hopper_softmax import find_visible, finish_rows, first_softmax
-from kernels.named_barriers import K_FREE, V_FREE, pass_turn, wait_turn
+from kernels.named_barriers import pass_turn, wait_turn
 
 
 @gluon.jit
-def producer(args, CONSUMERS: gl.constexpr):
-    """Load everything, in the order in which the consumers need it."""
-    q_desc, k_desc, v_desc, table, q_ring, q_free, k_ring, v_ring, group, sizes = args
-    j = 0
-    for i in range(count_tiles(table)):
-        batch, head, start_m, gap, n_blocks = read_tile(table, i)
+def load_first(args, tile, i, j, CONSUMERS: gl.constexpr):
+    """What a tile begins with: its last block of keys, and the queries. Returns where.
+
+    They are tile j of the keys' ring, and tiles i · CONSUMERS and on of the queries'.
+    """
+    q_desc, k_desc, _, _, q_ring, q_free, k_ring, _, group, sizes = args
+    batch, head, start_m, gap, n_blocks = tile
+    start_n = find_block(n_blocks - 1, gap, sizes) * BLOCK_N
+    load(k_ring, j, k_desc, batch, head // group, start_n)
+    for c in gl.static_range(CONSUMERS):
+        place, is_odd = find_place(q_ring, i * CONSUMERS + c)
+        mbarrier.wait(q_free.index(place), is_odd ^ 1)  # on lap 0 it is free
+        row = start_m + c * ROWS
+        load_at_once(q_ring, i * CONSUMERS + c, q_desc, batch, head, row)
+    return start_n
+
+
+@gluon.jit
+def load_tiles(args, i, j, CONSUMERS: gl.constexpr):
+    """Load all tiles' blocks in the order in which the consumers need them.
+
+    The rings have had i tiles of the table and j blocks of keys before. Returns the
+    next j.
+    """
+    _, k_desc, v_desc, table, _, _, k_ring, v_ring, group, sizes = args
+    n_tiles = count_tiles(table)
+    tile = read_tile(table, 0)
+    start_n = load_first(args, tile, i, j, CONSUMERS)
+    for done in range(n_tiles):
+        batch, head, _start_m, gap, n_blocks = tile
+        tile = read_tile(table, done + 1)
         kv_head = head // group
-        start_n = find_block(n_blocks - 1, gap, sizes) * BLOCK_N
-        load(k_ring, j, k_desc, batch, kv_head, start_n)
-        for c in gl.static_range(CONSUMERS):
-            place, is_odd = find_place(q_ring, i * CONSUMERS + c)
-            mbarrier.wait(q_free.index(place), is_odd ^ 1)  # on lap 0 it is free
-            row = start_m + c * ROWS
-            load_at_once(q_ring, i * CONSUMERS + c, q_desc, batch, head, row)
-        for done in range(1, n_blocks):
+        for block in range(n_blocks - 2, -1, -1):
             j += 1
-            next_n = find_block(n_blocks - 1 - done, gap, sizes) * BLOCK_N
+            next_n = find_block(block, gap, sizes) * BLOCK_N
             load(k_ring, j, k_desc, batch, kv_head, next_n)
             load(v_ring, j - 1, v_desc, batch, kv_head, start_n)
             start_n = next_n
-        load(v_ring, j, v_desc, batch, kv_head, start_n)
         j += 1
+        next_n = start_n
+        if done + 1 < n_tiles:  # its queries come from far
+            next_n = load_first(args, tile, i + done + 1, j, CONSUMERS)
+        load(v_ring, j - 1, v_desc, batch, kv_head, start_n)
+        start_n = next_n
+    return j
 
 
 @gluon.jit
-def consumer(
-    args, CONSUMER: gl.constexpr, CONSUMERS: gl.constexpr, TURNS: gl.constexpr,
-    IS_CAUSAL: gl.constexpr, MASKED_BLOCKS: gl.constexpr, SKIPS: gl.constexpr,
-    IS_PREDICATED: gl.constexpr,
+def attend_tiles(
+    args, before, first, CONSUMER: gl.constexpr, CONSUMERS: gl.constexpr,
+    TURNS: gl.constexpr, IS_CAUSAL: gl.constexpr, MASKED_BLOCKS: gl.constexpr,
+    SKIPS: gl.constexpr, IS_PREDICATED: gl.constexpr, KEEPS_MAX: gl.constexpr,
 ):  # fmt: skip
-    """Attention of 64 rows of each tile; SKIPS: some do not see a tile's last block."""
+    """Attention of 64 rows of each tile; SKIPS: some do not see a tile's last block.
+
+    The rings have had as many tiles ``before``, and ``first`` blocks of keys. Returns
+    the next block, and for which rows all sums were in range.
+    """
     o_desc, LSE, table, q_ring, q_free, k_ring, v_ring, o_tiles, sizes, qk_scale = args
     window_size = sizes[3]
     BLOCK_D: gl.constexpr = o_desc.block_type.shape[3]
     QK: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BLOCK_N, 16])
     ACC: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BLOCK_D, 16])
     P: gl.constexpr = gl.DotOperandLayout(0, ACC, 2)
+    fits = gl.full([ROWS], True, gl.int1, gl.SliceLayout(1, QK))
     n_tiles = count_tiles(table)
     rows = find_rows(read_tile(table, 0), sizes, CONSUMER, IS_CAUSAL)
     batch, head, start_m, gap, n_blocks, skips = rows
     next_tile = read_tile(table, 1)
-    offer(k_ring)
-    offer(v_ring)
-    if CONSUMER == CONSUMERS - 1:
-        pass_turn(CONSUMER, TURNS)
-    first = skips  # where in the rings this consumer's first block of the tile is
+    last = first
+    first += skips  # where in the rings this consumer's first block of the tile is
     if SKIPS:
         skip_scores(k_ring, first, skips, CONSUMER, TURNS)
-    q = wait_for(q_ring, CONSUMER)
+    q = wait_for(q_ring, before * CONSUMERS + CONSUMER)
     qk = warpgroup_mma_wait(0, deps=(issue_scores(q, k_ring, first, QK),))
     release(k_ring, first)
     block = find_block(n_blocks - 1, gap, sizes)
@@ -119,7 +141,7 @@ def consumer(
         for j in range(middle, left):
             state = step(
                 state, q, k_ring, v_ring, j, qk_scale, visible, False,
-                IS_PREDICATED, CONSUMER, TURNS,
+                IS_PREDICATED, CONSUMER, TURNS, KEEPS_MAX,
             )  # fmt: skip
         if window_size is not None:
             for j in range(max(middle, left), last + 1):
@@ -130,7 +152,7 @@ def consumer(
                     IS_PREDICATED, CONSUMER, TURNS,
                 )  # fmt: skip
         m_i, l_i, acc, p = state
-        place, _ = find_place(q_ring, i * CONSUMERS + CONSUMER)
+        place, _ = find_place(q_ring, (before + i) * CONSUMERS + CONSUMER)
         mbarrier.arrive(q_free.index(place), count=1)
         # The last P V goes with the next tile's first block; behind the last tile, with
         # a product of what lies around, which nobody uses.
@@ -140,11 +162,13 @@ def consumer(
         if SKIPS:
             skip_scores(k_ring, first, skips, CONSUMER, TURNS)
         wait_turn(CONSUMER, TURNS)
-        q = wait_for(q_ring, (i + 1) * CONSUMERS + CONSUMER, goes_on)
+        q_place = (before + i + 1) * CONSUMERS + CONSUMER
+        q = wait_for(q_ring, q_place, goes_on)
         qk = issue_scores(q, k_ring, first, QK, goes_on)
         acc = warpgroup_mma(p, wait_for(v_ring, last), acc, is_async=True)
         pass_turn(CONSUMER, TURNS)
-        scale = finish_rows(m_i, l_i, LSE, batch, head, start_m, sizes, ACC)
+        scale, fit = finish_rows(m_i, l_i, LSE, batch, head, start_m, sizes, ACC)
+        fits &= fit
         qk = warpgroup_mma_wait(1, deps=(qk,))
         if goes_on:
             release(k_ring, first)
@@ -158,42 +182,4 @@ def consumer(
         m_i, l_i = m_next, l_next
         p = gl.convert_layout(p_next.to(o_desc.dtype), P)
         batch, head, start_m, _, _, _ = after
-    tma.store_wait(0)
-
-
-@gluon.jit(
-    do_not_specialize=[
-        "n_queries", "n_keys", "n_heads", "group", "window_size", "sink_size",
-    ]
-)  # fmt: skip
-def hopper_persistent_kernel(
-    q_desc, k_desc, v_desc, o_desc, LSE, table,
-    n_queries, n_keys, n_heads, group, qk_scale, window_size, sink_size,
-    IS_CAUSAL: gl.constexpr, MASKED_BLOCKS: gl.constexpr, SKIPS: gl.constexpr,
-    PLACES: gl.constexpr, CONSUMERS: gl.constexpr, TURNS: gl.constexpr,
-    IS_PREDICATED: gl.constexpr,
-):  # fmt: skip
-    """Set up the rings, and give each warp its role."""
-    q_ring = make_ring(q_desc, 2 * CONSUMERS, FREE=0, READERS=0)  # two tiles' queries
-    q_free = make_barriers(2 * CONSUMERS)  # the sixteen named ones are taken
-    k_ring = make_ring(k_desc, PLACES, K_FREE, READERS=CONSUMERS)
-    v_ring = make_ring(v_desc, PLACES, V_FREE, READERS=CONSUMERS)
-    o_shape: gl.constexpr = [CONSUMERS, 1, 1, ROWS, o_desc.block_type.shape[3]]
-    o_tiles = gl.allocate_shared_memory(o_desc.dtype, o_shape, o_desc.layout)
-    fence_async_shared()
-    sizes = n_queries, n_keys, n_heads, window_size, sink_size
-    loads = q_desc, k_desc, v_desc, table, q_ring, q_free, k_ring, v_ring, group, sizes
-    a = o_desc, LSE, table, q_ring, q_free, k_ring, v_ring, o_tiles, sizes, qk_scale
-    gl.warp_specialize(
-        [  # all of them, or all but the first
-            (consumer, (a, 2, CONSUMERS, TURNS, IS_CAUSAL, MASKED_BLOCKS, SKIPS,
-                        IS_PREDICATED)),
-            (consumer, (a, 1, CONSUMERS, TURNS, IS_CAUSAL, MASKED_BLOCKS, SKIPS,
-                        IS_PREDICATED)),
-            (consumer, (a, 0, CONSUMERS, TURNS, IS_CAUSAL, MASKED_BLOCKS, SKIPS,
-                        IS_PREDICATED)),
-            (producer, (loads, CONSUMERS)),
-        ][3 - CONSUMERS :],
-        [4, 4, 1][3 - CONSUMERS :],
-        [160, 160, 24] if CONSUMERS == 3 else [240, 24],
-    )  # fmt: skip
+    return last + 1, fits

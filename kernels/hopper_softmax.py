@@ -6,15 +6,32 @@ from triton.experimental.gluon import language as gl
 from kernels.hopper import BLOCK_N, ROWS
 from kernels.step import LN_2
 
+LARGEST_SUM = gl.constexpr(2.0**64)  # of a row, relative to a maximum that was kept
+
 
 @gluon.jit
-def online_softmax(m_i, l_i, qk, qk_scale, visible, IS_MASKED: gl.constexpr):
+def partial_sums(p):
+    """Eight sums of each row of p, each over the columns that are equal modulo 8.
+
+    One thread holds all of these, and none has to wait for another.
+    """
+    return gl.sum(gl.reshape(p, [ROWS, BLOCK_N // 8, 8]), 1)
+
+
+@gluon.jit
+def online_softmax(
+    m_i, l_i, qk, qk_scale, visible, IS_MASKED: gl.constexpr,
+    KEEPS_MAX: gl.constexpr = False,
+):  # fmt: skip
     """(m_i, l_i, alpha, p) from a block's scores, as in ``online_softmax_step``.
 
-    But l_i [ROWS, 8] keeps eight sums of a row, each over the columns that are equal
-    modulo 8. One thread holds all of these, and none has to wait for another in the
-    loop; the eight are added up after it.
+    But l_i [ROWS, 8] keeps partial sums, which are added up after the loop. KEEPS_MAX:
+    m_i stays what it is, so that alpha is 1, which the compiler knows.
     """
+    if KEEPS_MAX:
+        p = gl.exp2(qk * qk_scale - m_i[:, None])
+        ones = gl.full([ROWS], 1.0, gl.float32, m_i.type.layout)
+        return m_i, l_i + partial_sums(p), ones, p
     if IS_MASKED:
         qk = gl.where(visible, qk, -float("inf"))
     m_new = gl.maximum(m_i, gl.max(qk, 1) * qk_scale)
@@ -23,7 +40,7 @@ def online_softmax(m_i, l_i, qk, qk_scale, visible, IS_MASKED: gl.constexpr):
         shift = gl.where(m_new == -float("inf"), 0.0, m_new)
     p = gl.exp2(qk * qk_scale - shift[:, None])
     alpha = gl.exp2(m_i - shift)
-    sums = gl.sum(gl.reshape(p, [ROWS, BLOCK_N // 8, 8]), 1)
+    sums = partial_sums(p)
     alpha_l = gl.convert_layout(alpha, gl.SliceLayout(1, sums.type.layout))
     return m_new, l_i * alpha_l[:, None] + sums, alpha, p
 
@@ -62,7 +79,10 @@ def find_visible(
 
 @gluon.jit
 def finish_rows(m_i, l_i, LSE, batch, head, start_m, sizes, ACC: gl.constexpr):
-    """Store the rows' log-sum-exp, and return 1 / l_i [ROWS, 1] for acc."""
+    """Store the rows' log-sum-exp.
+
+    Returns 1 / l_i [ROWS, 1] for acc, and whose sum is in range [ROWS].
+    """
     n_queries, _, n_heads, _, _ = sizes
     l_i = gl.convert_layout(gl.sum(l_i, 1), m_i.type.layout)
     l_safe = gl.where(l_i == 0.0, 1.0, l_i)  # a row that saw no key
@@ -70,7 +90,8 @@ def finish_rows(m_i, l_i, LSE, batch, head, start_m, sizes, ACC: gl.constexpr):
     offs_m = start_m + gl.arange(0, ROWS, m_i.type.layout)
     inside = (offs_m >= 0) & (offs_m < n_queries)
     gl.store(lse_rows + offs_m, (m_i + gl.log2(l_safe)) * LN_2, inside)
-    return gl.convert_layout(1.0 / l_safe, gl.SliceLayout(1, ACC))[:, None]
+    scale = gl.convert_layout(1.0 / l_safe, gl.SliceLayout(1, ACC))[:, None]
+    return scale, l_i < LARGEST_SUM
 
 
 @gluon.constexpr_function

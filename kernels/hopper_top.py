@@ -8,8 +8,8 @@ import math
 
 import torch
 
-from kernels.hopper import describe
-from kernels.hopper_persistent import hopper_persistent_kernel
+from kernels.hopper import describe, empty_lse
+from kernels.hopper_passes import hopper_persistent_kernel
 from kernels.hopper_schedule import has_skips, make_table
 from kernels.launch import launch
 from kernels.order import heads_at_a_time
@@ -31,6 +31,7 @@ def hopper_attention(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, is_causal: bool = True,
     window_size: int | None = None, sink_size: int | None = None, *,
     consumers: int | None = None, takes_turns: bool = True, is_predicated: bool = True,
+    keeps_max: bool = True,
 ) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
     """What ``kernels.hopper_attention`` computes, of the same tensors, faster.
 
@@ -42,7 +43,7 @@ def hopper_attention(
     batch, n_heads, n_queries, head_dim = q.shape
     group, n_keys = n_heads // k.shape[1], k.shape[2]
     o = torch.empty_like(q)
-    lse = torch.empty(q.shape[:3], dtype=torch.float32, device=q.device)
+    lse = empty_lse(q)
     block_d = max(16, 1 << (head_dim - 1).bit_length())  # the next power of two
     if block_d == 128 or window_size is not None:
         consumers = 2
@@ -53,19 +54,17 @@ def hopper_attention(
         masked_blocks = 2  # the diagonal of 64 rows crosses two blocks
     together = heads_at_a_time(batch * n_heads, group, 4 * n_keys * head_dim)
     table, programs = make_table(
-        q.device,
-        batch,
-        n_heads,
-        n_queries,
-        n_keys,
-        64 * consumers,
-        (is_causal, window_size, sink_size),
-        together,
-    )
+        q.device, batch, n_heads, n_queries, n_keys, 64 * consumers,
+        (is_causal, window_size, sink_size), together,
+    )  # fmt: skip
     turns = consumers if takes_turns else 0
     places = 2 if block_d == 128 else 4
     skips = is_causal and has_skips(n_queries, n_keys, 64 * consumers)
-    modes = is_causal, masked_blocks, skips, places, consumers, turns, is_predicated
+    keeps_max = keeps_max and q.dtype == torch.bfloat16  # which has float32's range
+    modes = (
+        is_causal, masked_blocks, skips, places, consumers, turns, is_predicated,
+        keeps_max,
+    )  # fmt: skip
     args = (
         describe(q, 64, block_d), describe(k, 128, block_d),
         describe(v, 128, block_d), describe(o, 64, block_d), lse, table,

@@ -15,6 +15,7 @@ A ``Fault`` is raised for whatever the card would answer with a hang or a wrong 
                 one that an own product still reads
     stores      over an output that is still leaving; before the fence; before row 0; a
                 program that ends while one is under way
+    notes       read before they are written
     integers    divide as in C, so that a negative one shows; unsigned ones wrap around
 
 A product may read what lies around: a tile that is not there, that was not waited for
@@ -43,7 +44,8 @@ import kernels.attention  # everything real, before the stand-ins
 SOURCE = Path(kernels.__file__).parent
 MODULES = (
     "named_barriers", "hopper_stamps", "hopper", "hopper_rings", "hopper_softmax",
-    "hopper_attention", "hopper_schedule", "hopper_persistent", "hopper_top",
+    "hopper_attention", "hopper_schedule", "hopper_persistent", "hopper_passes",
+    "hopper_top",
 )  # fmt: skip
 LAYOUT = object()  # of everything in registers: here it makes no difference
 
@@ -160,6 +162,8 @@ def check_used(x) -> None:
 class Role(threading.Thread):
     """A warp or four; its state is what ``products`` and ``stores`` have not ended.
 
+    A store has ended when the engine has read the tile; when its rows are ``unwritten``
+    no more is another matter.
     ``misread`` says what its latest product read that it should not have.
     """
 
@@ -171,7 +175,8 @@ class Role(threading.Thread):
         self.turn = SimpleQueue()
         self.can_go_on, self.waits_for = lambda: True, "start"
         self.is_over, self.fault = False, None
-        self.products, self.stores, self.is_synchronised = deque(), 0, True
+        self.products, self.stores, self.unwritten = deque(), 0, 0
+        self.is_synchronised = True
 
     def run(self):
         try:
@@ -210,7 +215,8 @@ class Program:
 
     def __init__(self, draw, place, grid, log):
         self.draw, self.place, self.grid, self.log = draw, place, grid, log
-        self.copies, self.roles, self.places, self.rings = [], [], [], []
+        self.copies, self.writes, self.roles = [], [], []
+        self.places, self.rings = [], []
         self.named = [NamedBarrier(number) for number in range(16)]
         self.turn, self.is_stopped = SimpleQueue(), False
         self.role, self.cycles = None, 0
@@ -233,25 +239,29 @@ class Program:
         draw = self.draw
         # Drawn anew for each program, so that in some of them some are slow.
         speed = {role: draw.random() ** 2 + 0.01 for role in self.roles}
-        copies_speed = draw.random() ** 2 + 0.01
+        copies_speed, writes_speed = draw.random() ** 2 + 0.01, draw.random() ** 8
         while any(not role.is_over for role in self.roles):
             able = [r for r in self.roles if not r.is_over and r.can_go_on()]
-            if not able and not self.copies:
+            under_way = [*self.copies, *self.writes]
+            if not able and not under_way:
                 stuck = {r.name: r.waits_for for r in self.roles if not r.is_over}
                 raise Fault(f"deadlock: {stuck}")
             weights = [speed[role] for role in able]
             weights += [copies_speed] * len(self.copies)
+            weights += [writes_speed + 1e-9] * len(self.writes)
             (drawn,) = draw.choices(range(len(weights)), weights)
             if drawn >= len(able):
-                self.copies.pop(drawn - len(able))()
+                ended = under_way[drawn - len(able)]
+                (self.copies if ended in self.copies else self.writes).remove(ended)
+                ended()
                 continue
             self.role = able[drawn]
             self.role.turn.put(None)
             self.turn.get()
             if self.role.fault is not None:
                 raise self.role.fault
-        while self.copies:
-            self.copies.pop()()
+        while self.copies or self.writes:
+            (self.copies or self.writes).pop()()
 
     def read_register(self, ptx: str) -> Int32:
         """Time goes on when it is read; thread 0 of a role does that."""
@@ -365,7 +375,21 @@ class Shared:
     def index(self, i):
         check(0 <= i < len(self.items), "no such place:", i)
         item = self.items[i]
-        return item if isinstance(item, Barrier) else View(item, self.shape[1:])
+        return View(item, self.shape[1:]) if isinstance(item, Tile) else item
+
+
+class Note:
+    """What one role writes for all."""
+
+    def __init__(self):
+        self.written = None
+
+    def store(self, x):
+        self.written = x
+
+    def load(self, layout):
+        check(self.written is not None, "reads a note that is not written")
+        return self.written
 
 
 class View:
@@ -438,6 +462,8 @@ class Product:
 def allocate_shared_memory(dtype, shape, layout):
     if layout == "barriers":
         return Shared([Barrier() for _ in range(shape[0])], shape)
+    if layout == "notes":
+        return Shared([Note() for _ in range(shape[0])], shape)
     return Shared([Tile(*shape[3:]) for _ in range(shape[0])], shape)
 
 
@@ -451,10 +477,14 @@ def thread_barrier():
 
 
 def inline_asm_elementwise(asm, constraints, args, dtype, is_pure, pack):
-    """PTX: a register, a named barrier, or on what 128 threads hold of acc.
+    """PTX: a wait, a register, a named barrier, or on what 128 threads hold of acc.
 
     They do so in wgmma's layout.
     """
+    if asm == "cp.async.bulk.wait_group 0; mov.u32 $0, 0;":
+        check(constraints == "=r" and not is_pure, "constraints", constraints)
+        role = me()
+        return role.wait_until(lambda: role.unwritten == 0, "its stores' rows")
     if not args:
         return Program.running.read_register(asm)
     if asm.startswith("bar."):
@@ -495,7 +525,7 @@ def make_gl() -> types.ModuleType:
     gl.constexpr = lambda value: value
     gl.shared_memory_descriptor, gl.tuple = Shared, tuple
     gl.float16 = gl.bfloat16 = gl.float32 = gl.int64 = gl.tensor = None
-    gl.int32, gl.uint32, gl.to_tensor = "int32", "uint32", Int32
+    gl.int1, gl.int32, gl.uint32, gl.to_tensor = "int1", "int32", "uint32", Int32
     gl.static_range = range
     gl.program_id = lambda axis: Int32(Program.running.place[axis])
     gl.num_programs = lambda axis: Int32(Program.running.grid[axis])
@@ -505,14 +535,19 @@ def make_gl() -> types.ModuleType:
     gl.where = lambda which, a, b: block(np.where(which, a, b))
     gl.maximum = lambda a, b: block(np.maximum(a, b))
     gl.max = lambda x, axis: block(np.max(np.asarray(x), axis))
+    gl.min = lambda x, axis: block(np.min(np.asarray(x), axis))
     gl.sum = lambda x, axis: block(np.sum(np.asarray(x), axis))
-    gl.exp2 = lambda x: block(np.exp2(x))
+    # float32 ends here. Infinity would make NaN, which is the mark of something else.
+    gl.exp2 = lambda x: block(np.exp2(np.minimum(x, 128)))
     gl.log2 = lambda x: block(np.log2(x))
     gl.reshape = lambda x, shape: block(np.reshape(np.asarray(x), shape))
     gl.broadcast = lambda a, b: tuple(map(block, np.broadcast_arrays(a, b)))
     gl.convert_layout = lambda x, layout: x
-    for name in ("SliceLayout", "DotOperandLayout", "NVMMADistributedLayout"):
+    for name in (
+        "SliceLayout", "DotOperandLayout", "NVMMADistributedLayout", "BlockedLayout",
+    ):  # fmt: skip
         setattr(gl, name, lambda *parts: LAYOUT)
+    gl.SwizzledSharedLayout = lambda *parts, order: "notes"
     gl.NVMMASharedLayout = None
     for function in (
         load, store, allocate_shared_memory, warp_specialize, thread_barrier,
@@ -553,7 +588,8 @@ class mbarrier:  # as Gluon calls it
 
     @staticmethod
     def arrive(barrier, count):
-        barrier.freed_tile.release()
+        if barrier.freed_tile is not None:
+            barrier.freed_tile.release()
         barrier.arrived += count
         thread_barrier()  # Gluon puts one before an arrival
         barrier.settle()
@@ -597,15 +633,22 @@ class tma:
         check(tile.holds == "O", "a store of what is no output")
         tile.leaving += 1
         role.stores += 1
+        role.unwritten += 1
+        copies, writes = Program.running.copies, Program.running.writes
 
-        def end():
-            rows = desc.x[batch, head, row : row + len(tile.data)]
-            rows[:] = tile.data[: len(rows), : rows.shape[1]]
-            desc.written[batch, head, row : row + len(tile.data)] += 1
+        def read():
+            data = tile.data.copy()
             tile.leaving -= 1
             role.stores -= 1
+            writes.append(lambda: write(data))
 
-        Program.running.copies.append(end)
+        def write(data):
+            rows = desc.x[batch, head, row : row + len(data)]
+            rows[:] = data[: len(rows), : rows.shape[1]]
+            desc.written[batch, head, row : row + len(data)] += 1
+            role.unwritten -= 1
+
+        copies.append(read)
 
     @staticmethod
     def store_wait(n):
@@ -664,7 +707,7 @@ def load_kernels(edit: Callable[[str, str], str] = lambda name, text: text):
             exec(code, module.__dict__)
             if name == "hopper_rings":
                 module.make_ring = with_names(module.make_ring)
-            if name == "hopper_persistent":
+            if name == "hopper_passes":
                 module.make_barriers = with_tiles(module.make_barriers)
     return types.SimpleNamespace(**loaded)
 
@@ -691,9 +734,16 @@ def with_names(make_ring: Callable) -> Callable:
 
 
 def with_tiles(make_barriers: Callable) -> Callable:
-    """That function; its barriers are those of the ring before, each of one reader."""
+    """That function; its barriers are those of the ring before, each of one reader.
 
-    def make(PLACES):
+    But not those that count more than one arrival, which belong to no ring.
+    """
+
+    def make(PLACES, COUNT=1):
+        if COUNT > 1:
+            barriers = make_barriers(PLACES, COUNT)
+            barriers.items[0].name = "noted"
+            return barriers
         barriers, rings = make_barriers(PLACES), Program.running.rings
         name, tiles, ready, _ = rings[-1]
         for tile in tiles:

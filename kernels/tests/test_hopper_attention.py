@@ -25,7 +25,10 @@ KERNELS = {
     "ping-pong": hopper_attention,
     "persistent": persistent,
     "two consumers": partial(persistent, consumers=2, is_predicated=False),
-    "three consumers": partial(persistent, consumers=3, is_predicated=False),
+    "three consumers": partial(
+        persistent, consumers=3, is_predicated=False, keeps_max=False
+    ),
+    "predicated": partial(persistent, keeps_max=False),
 }
 DTYPES = (torch.float16, torch.bfloat16)
 HEAD_DIMS = (16, 32, 64, 72, 80, 96, 128)
@@ -118,12 +121,47 @@ def test_many_tiles_a_program(sizes, head_dim, is_causal, kernel):
 @on_hopper
 @every_kernel
 @every_mask
-def test_large_logits(is_causal, kernel):
+@every_dtype
+def test_large_logits(is_causal, kernel, dtype):
     """Scores of several hundreds: e^score alone would overflow, weights are exact."""
-    q, k, v = inputs(300, 300, 64, torch.float16)
+    q, k, v = inputs(300, 300, 64, dtype)
     ours = partial(KERNELS[kernel], is_causal=is_causal)
     qkv = (100 * q, k, v)
     compare(ours, naive_attention, qkv, is_causal=is_causal).check_max()
+
+
+@on_hopper
+@pytest.mark.parametrize("mask", [{}, {"window_size": 300, "sink_size": 100}], ids=str)
+@pytest.mark.parametrize("n_heads", [2, 300])
+@pytest.mark.parametrize("head_dim", [16, 64, 128])
+@pytest.mark.parametrize("factor", [4, 30, 1000])
+def test_scores_that_outgrow_the_first_maximum(factor, head_dim, n_heads, mask):
+    """Some keys that are visited late have far larger scores: a second pass is made.
+
+    With a factor of 4 none is needed. Only one head of all has such keys.
+    """
+    q, k, v = inputs(640, 640, head_dim, torch.bfloat16, n_heads=n_heads)
+    k[0, 0, 30:60] *= factor
+    k[0, 0, 400:410] *= factor
+    compare(
+        partial(persistent, **mask), reference_attention, (q, k, v), is_causal=True,
+        **mask,
+    ).check_max()  # fmt: skip
+    if not mask:
+        ours = partial(persistent, is_causal=False)
+        compare(ours, naive_attention, (q, k, v), is_causal=False).check_max()
+
+
+@on_hopper
+@every_mask
+@pytest.mark.parametrize("what", [math.inf, math.nan])
+def test_inputs_that_are_not_finite(what, is_causal):
+    """They end, with what FlashAttention's own softmax makes of them."""
+    q, k, v = inputs(300, 300, 64, torch.bfloat16, n_heads=4)
+    k[0, 1, 200, 3] = what
+    run = partial(persistent, q, k, v, is_causal)
+    for ours, followed in zip(run(), run(keeps_max=False)):
+        torch.testing.assert_close(ours, followed, rtol=0, atol=2e-2, equal_nan=True)
 
 
 @on_hopper

@@ -41,6 +41,8 @@ def drawn(draw: random.Random) -> dict:
         "consumers": draw.choice((2, 3)),
         "takes_turns": draw.random() < 0.6,
         "is_predicated": draw.random() < 0.3,
+        "keeps_max": draw.random() < 0.5,
+        "scale": draw.choice((1, 1, 10, 40)),  # of the scores
         "places": draw.choice((2, 2, 3, 4)),
         "programs": draw.choice((1, 2, 3, 5, 132)),
         "together": draw.random(),
@@ -63,6 +65,7 @@ def run(kernels, case: dict) -> None:
         torch.from_numpy(random_numbers.standard_normal((case["batch"], h, n, 16)))
         for h, n in zip(heads, lengths)
     ]
+    qkv[0] *= case["scale"]
     mask = {name: case[name] for name in ("window_size", "sink_size")}
     names = ("consumers", "takes_turns", "is_predicated") if is_persistent else ()
     options = {name: case[name] for name in names}
@@ -71,14 +74,20 @@ def run(kernels, case: dict) -> None:
     divisors = [n for n in range(1, all_heads + 1) if all_heads % n == 0]
     together = divisors[int(case["together"] * len(divisors))]
     module.heads_at_a_time = lambda *sizes: together
+    changes = {"PLACES": case["places"]}
+    if is_persistent:  # the host does so for bfloat16, and these are of float64
+        changes["KEEPS_MAX"] = case["keeps_max"]
     call = Call(
         module, *qkv, case["is_causal"], case["seed"], case["programs"], options,
-        PLACES=case["places"],
+        **changes,
     )  # fmt: skip
+    times = {1}  # that a tile is visited
+    if is_persistent and case["keeps_max"] and case["scale"] > 1:
+        times = {1, 2}
     check_rings(call, is_persistent)
     check_turns(call, is_persistent and case["takes_turns"])
-    check_pairs(call, case, is_persistent)
-    check_outputs(call, qkv, case["is_causal"], mask)
+    check_pairs(call, case, is_persistent, times)
+    check_outputs(call, qkv, case["is_causal"], mask, times)
 
 
 def check_rings(call: Call, is_persistent: bool) -> None:
@@ -106,12 +115,15 @@ def check_turns(call: Call, takes_turns: bool) -> None:
         check(left == [int(takes_turns), 0, 0], "turns left over:", left)
 
 
-def check_pairs(call: Call, case: dict, is_persistent: bool) -> None:
-    """64 rows and a block of keys meet once if one sees the other, and seldom else."""
+def check_pairs(call: Call, case: dict, is_persistent: bool, times: set) -> None:
+    """64 rows and a block of keys meet once if one sees the other, and seldom else.
+
+    Or twice, if the first pass may have failed.
+    """
     scores = {key[1:]: n for key, n in call.log.items() if key[0] == "scores"}
     outputs = sum(n for key, n in call.log.items() if key[0] == "output")
-    check(set(scores.values()) == {1}, "a pair is visited twice")
-    check(outputs == len(scores), "P V is computed as often as Q Kᵀ")
+    check(set(scores.values()) <= times, "a pair is visited twice")
+    check(outputs == sum(scores.values()), "P V is computed as often as Q Kᵀ")
     queries, keys, group = case["queries"], case["keys"], case["group"]
     for batch in range(case["batch"]):
         for head in range(case["heads"]):
@@ -137,10 +149,13 @@ def check_pairs(call: Call, case: dict, is_persistent: bool) -> None:
                     check(len(visited) <= len(needed) + spare, "one too many")
 
 
-def check_outputs(call: Call, qkv: list, is_causal: bool, mask: dict) -> None:
+def check_outputs(
+    call: Call, qkv: list, is_causal: bool, mask: dict, times: set
+) -> None:
     rows, elements = call.written
-    check((rows == 1).all(), "rows of o are stored", Counter(rows.ravel().tolist()))
-    check(set(elements.values()) == {1}, "elements of lse are stored twice")
+    stored = Counter(rows.ravel().tolist())
+    check(set(stored) <= times, "rows of o are stored", stored)
+    check(set(elements.values()) <= times, "elements of lse are stored twice")
     check(len(elements) == call.lse.numel(), "elements of lse are left out")
     o, lse = reference_attention(*qkv, is_causal, **mask, return_lse=True)
     torch.testing.assert_close(call.o, o, rtol=1e-9, atol=1e-9)
@@ -189,7 +204,7 @@ FAULTS = [
      "    fence_async_shared()\n    if start_m", "    if start_m", "before the fence"),
     ("a store before row 0", "hopper", "if start_m >= 0:", "if True:", "before row 0"),
     ("the other lap is waited for", "hopper_rings",
-     "(j // PLACES & 1)", "(j // PLACES + 1 & 1)", "deadlock|empty"),
+     "(j // PLACES & 1)", "(j // PLACES + 1 & 1)", "deadlock|empty|loading"),
     ("places are found with a sign", "hopper_rings", ".to(gl.uint32)", "",
      "no such place"),
     ("a place is not waited for", "hopper_rings",
@@ -222,12 +237,12 @@ FAULTS = [
      "too few"),
     ("K is not waited for", "hopper_attention",
      "wait_for(k_ring, j, comes)", "wait_for(k_ring, j, False)",
-     "has not waited for|product of a tile"),
+     "has not waited for|product of a tile|loading"),
     ("a ring is not offered", "hopper_attention",
      "    offer(v_ring)\n", "", "deadlock"),
-    ("a ring is not offered, further up", "hopper_persistent",
+    ("a ring is not offered, further up", "hopper_passes",
      "    offer(k_ring)\n", "", "deadlock"),
-    ("K has a reader less", "hopper_persistent",
+    ("K has a reader less", "hopper_passes",
      "K_FREE, READERS=CONSUMERS)", "K_FREE, READERS=CONSUMERS - 1)",
      "deadlock|releases a tile|counts"),
     ("Q is not released", "hopper_persistent",
@@ -235,7 +250,7 @@ FAULTS = [
     ("Q is released too early", "hopper_persistent",
      "        last = first + n_blocks - 1\n",
      "        last = first + n_blocks - 1\n"
-     "        place, _ = find_place(q_ring, i * CONSUMERS + CONSUMER)\n"
+     "        place, _ = find_place(q_ring, (before + i) * CONSUMERS + CONSUMER)\n"
      "        mbarrier.arrive(q_free.index(place), count=1)\n",
      "product of a tile|releases a tile"),
     ("K is released behind the last tile", "hopper_persistent",
@@ -245,8 +260,8 @@ FAULTS = [
      "issue_scores(q, k_ring, first, QK, goes_on)",
      "issue_scores(q, k_ring, first, QK)", "deadlock"),
     ("the next Q is not waited for", "hopper_persistent",
-     "i + 1) * CONSUMERS + CONSUMER, goes_on)",
-     "i + 1) * CONSUMERS + CONSUMER, False)", "product of a tile|has not waited for"),
+     "wait_for(q_ring, q_place, goes_on)", "wait_for(q_ring, q_place, False)",
+     "product of a tile|has not waited for"),
     ("the product behind the last tile is used", "hopper_persistent",
      "        o = (acc * scale)", "        o = (acc * scale + 0 * l_next[0, 0])",
      "product of a tile"),
@@ -256,13 +271,14 @@ FAULTS = [
     ("a skipped block takes no turn", "hopper_rings",
      "        wait_turn(CONSUMER, TURNS)\n        pass_turn(CONSUMER, TURNS)\n",
      "        pass\n", "deadlock|comes twice|turns left over"),
-    ("nobody has the first turn", "hopper_persistent",
+    ("nobody has the first turn", "hopper_passes",
      "if CONSUMER == CONSUMERS - 1:", "if False:", "deadlock"),
     ("the ring is counted wrong", "hopper_persistent",
      "first = last + 1 + skips", "first = last + 1", "releases a tile|deadlock"),
     ("a block of keys is left out", "hopper_persistent",
-     "if MASKED_BLOCKS == 2:", "if False:", "deadlock|kept|left out|releases"),
-    ("the program ends before its store", "hopper_persistent",
+     "if MASKED_BLOCKS == 2:", "if False:",
+     "deadlock|kept|left out|released|releases"),
+    ("the program ends before its store", "hopper_passes",
      "    tma.store_wait(0)\n\n", "\n\n", "a store under way"),
     ("the output goes to the next tile", "hopper_persistent",
      "o, batch, head, start_m)", "o, batch, head, after[2])",
@@ -293,6 +309,27 @@ FAULTS = [
      "sink_size", "not close"),
     ("sinks are no farther than the window", "hopper_softmax", "is_sink, 2**31 - 1,",
      "is_sink, window_size,", "not close"),
+    ("nobody goes through the tiles again", "hopper_passes",
+     "return gl.min(fit, 0) == 1", "return True", "not close"),
+    ("the producer does not load again", "hopper_passes",
+     "        if not all_fit(votes, CONSUMERS, ROW):\n            load",
+     "        if False:\n            load", "deadlock"),
+    ("notes are read too early", "hopper_passes",
+     "    mbarrier.wait(noted.index(0), 0)\n", "", "not written|deadlock|not close"),
+    ("one consumer's notes are not read", "hopper_passes",
+     "range(1, CONSUMERS)", "range(2, CONSUMERS)", "not close"),
+    ("the first pass may still be storing", "hopper_passes",
+     "    finish_stores()  #", "    pass  #", "not close"),
+    ("the second pass keeps the maximum, too", "hopper_passes",
+     "SKIPS, IS_PREDICATED, False,", "SKIPS, IS_PREDICATED, KEEPS_MAX,", "not close"),
+    ("the second pass counts blocks from 0", "hopper_passes",
+     "count_tiles(table), first, CONSUMER", "count_tiles(table), start, CONSUMER",
+     "deadlock|releases|counts|product of a tile|has not waited"),
+    ("the second pass counts tiles from 0", "hopper_passes",
+     "args, count_tiles(table), first", "args, start, first",
+     "deadlock|releases|counts|product of a tile|has not waited"),
+    ("no sum is out of range", "hopper_softmax",
+     "l_i < LARGEST_SUM", "l_i == l_i", "not close"),
     ("the wrong rows are rescaled", "hopper_softmax", "k // 2 % 2", "k // 4 % 2",
      "not close"),
 ]  # fmt: skip

@@ -1,0 +1,136 @@
+"""FlashAttention for Hopper, further up: once through the tiles, and again if need be.
+
+A softmax may be taken relative to any number m: each p = 2^(s − m) and their sum l
+change by the same factor. It need not be the largest score; all that is asked is that
+nothing leaves the range of its dtype. So the first pass keeps the maximum of a row's
+first blocks. bfloat16 reaches as far as float32, and a row that finds scores larger by
+less than 64 powers of two is as exact as with its true maximum.
+
+For rows that find larger ones, l is out of range in the end. Then the program works
+through its tiles once more and follows the maximum, as FlashAttention does. All its
+roles have to agree on that: they meet, and look at what every consumer has noted.
+(FlashDecoding++, Hong et al., 2024, has a maximum given for all rows, and falls back.)
+"""
+
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.language.nvidia.hopper import (
+    fence_async_shared,
+    mbarrier,
+    tma,
+)
+
+from kernels.hopper import ROWS
+from kernels.hopper_persistent import attend_tiles, load_tiles
+from kernels.hopper_rings import make_barriers, make_ring, offer
+from kernels.hopper_schedule import count_tiles
+from kernels.named_barriers import K_FREE, V_FREE, pass_turn
+
+
+@gluon.jit
+def finish_stores():
+    """Wait until what the copy engine stores is in the card's memory, not just read."""
+    gl.inline_asm_elementwise(
+        "cp.async.bulk.wait_group 0; mov.u32 $0, 0;", "=r", [], gl.int32,
+        is_pure=False, pack=1,
+    )  # fmt: skip
+
+
+@gluon.jit
+def note(votes, CONSUMER: gl.constexpr, fits):
+    """Consumer: say for which of its rows [ROWS] every sum was in range."""
+    finish_stores()  # the second pass stores in the same places
+    notes, noted = votes
+    notes.index(CONSUMER).store(fits.to(gl.int32))
+    mbarrier.arrive(noted.index(0), count=1)
+
+
+@gluon.jit
+def all_fit(votes, CONSUMERS: gl.constexpr, ROW: gl.constexpr):
+    """Whether all consumers have noted that all rows fit, once all have."""
+    notes, noted = votes
+    mbarrier.wait(noted.index(0), 0)
+    fit = notes.index(0).load(ROW)
+    for c in gl.static_range(1, CONSUMERS):
+        fit &= notes.index(c).load(ROW)
+    return gl.min(fit, 0) == 1
+
+
+@gluon.jit
+def producer(args, votes, CONSUMERS: gl.constexpr, KEEPS_MAX: gl.constexpr):
+    """Load everything, and again if need be."""
+    start = gl.to_tensor(0)
+    j = load_tiles(args, start, start, CONSUMERS)
+    if KEEPS_MAX:
+        ROW: gl.constexpr = gl.BlockedLayout([2], [32], [1], [0])
+        if not all_fit(votes, CONSUMERS, ROW):
+            load_tiles(args, count_tiles(args[3]), j, CONSUMERS)
+
+
+@gluon.jit
+def consumer(
+    args, votes, CONSUMER: gl.constexpr, CONSUMERS: gl.constexpr, TURNS: gl.constexpr,
+    IS_CAUSAL: gl.constexpr, MASKED_BLOCKS: gl.constexpr, SKIPS: gl.constexpr,
+    IS_PREDICATED: gl.constexpr, KEEPS_MAX: gl.constexpr,
+):  # fmt: skip
+    """Attention of 64 rows of each tile, and again if need be."""
+    _, _, table, _, _, k_ring, v_ring, _, _, _ = args
+    offer(k_ring)
+    offer(v_ring)
+    if CONSUMER == CONSUMERS - 1:
+        pass_turn(CONSUMER, TURNS)
+    start = gl.to_tensor(0)
+    first, fits = attend_tiles(
+        args, start, start, CONSUMER, CONSUMERS, TURNS, IS_CAUSAL, MASKED_BLOCKS,
+        SKIPS, IS_PREDICATED, KEEPS_MAX,
+    )  # fmt: skip
+    if KEEPS_MAX:
+        note(votes, CONSUMER, fits)
+        ROW: gl.constexpr = fits.type.layout
+        if not all_fit(votes, CONSUMERS, ROW):
+            attend_tiles(
+                args, count_tiles(table), first, CONSUMER, CONSUMERS, TURNS, IS_CAUSAL,
+                MASKED_BLOCKS, SKIPS, IS_PREDICATED, False,
+            )  # fmt: skip
+    tma.store_wait(0)
+
+
+@gluon.jit(
+    do_not_specialize=[
+        "n_queries", "n_keys", "n_heads", "group", "window_size", "sink_size",
+    ]
+)  # fmt: skip
+def hopper_persistent_kernel(
+    q_desc, k_desc, v_desc, o_desc, LSE, table,
+    n_queries, n_keys, n_heads, group, qk_scale, window_size, sink_size,
+    IS_CAUSAL: gl.constexpr, MASKED_BLOCKS: gl.constexpr, SKIPS: gl.constexpr,
+    PLACES: gl.constexpr, CONSUMERS: gl.constexpr, TURNS: gl.constexpr,
+    IS_PREDICATED: gl.constexpr, KEEPS_MAX: gl.constexpr,
+):  # fmt: skip
+    """Set up the rings, and give each warp its role."""
+    q_ring = make_ring(q_desc, 2 * CONSUMERS, FREE=0, READERS=0)  # two tiles' queries
+    q_free = make_barriers(2 * CONSUMERS)  # the sixteen named ones are taken
+    k_ring = make_ring(k_desc, PLACES, K_FREE, READERS=CONSUMERS)
+    v_ring = make_ring(v_desc, PLACES, V_FREE, READERS=CONSUMERS)
+    o_shape: gl.constexpr = [CONSUMERS, 1, 1, ROWS, o_desc.block_type.shape[3]]
+    o_tiles = gl.allocate_shared_memory(o_desc.dtype, o_shape, o_desc.layout)
+    NOTES: gl.constexpr = gl.SwizzledSharedLayout(1, 1, 1, order=[0])
+    notes = gl.allocate_shared_memory(gl.int32, [CONSUMERS, ROWS], NOTES)
+    votes = notes, make_barriers(1, CONSUMERS)
+    fence_async_shared()
+    sizes = n_queries, n_keys, n_heads, window_size, sink_size
+    loads = q_desc, k_desc, v_desc, table, q_ring, q_free, k_ring, v_ring, group, sizes
+    a = o_desc, LSE, table, q_ring, q_free, k_ring, v_ring, o_tiles, sizes, qk_scale
+    gl.warp_specialize(
+        [  # all of them, or all but the first
+            (consumer, (a, votes, 2, CONSUMERS, TURNS, IS_CAUSAL, MASKED_BLOCKS, SKIPS,
+                        IS_PREDICATED, KEEPS_MAX)),
+            (consumer, (a, votes, 1, CONSUMERS, TURNS, IS_CAUSAL, MASKED_BLOCKS, SKIPS,
+                        IS_PREDICATED, KEEPS_MAX)),
+            (consumer, (a, votes, 0, CONSUMERS, TURNS, IS_CAUSAL, MASKED_BLOCKS, SKIPS,
+                        IS_PREDICATED, KEEPS_MAX)),
+            (producer, (loads, votes, CONSUMERS, KEEPS_MAX)),
+        ][3 - CONSUMERS :],
+        [4, 4, 1][3 - CONSUMERS :],
+        [160, 160, 24] if CONSUMERS == 3 else [240, 24],
+    )  # fmt: skip
