@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from kernels import hopper_attention, hopper_top
 from kernels.attention import flash_attention_forward
-from kernels.attention_rows import Shape, expected_part, why_it_fails
+from kernels.attention_rows import Shape, expected_part, timed, why_it_fails
 from kernels.fast_attention import fast_attention
 from kernels.hopper_timeline import place_of, rows_of, typical_program, watch
 from kernels.ladder.measure import compile_all, rows_of_shape, time_sustained
@@ -40,13 +40,16 @@ WINDOWED = [
 ]
 HOPPER_PEERS = ("FlashAttention-3", "SDPA cuDNN", "SDPA FlashAttention-2")
 # The persistent kernel's rungs, each with what it has besides the one before.
+PLAIN = {"is_predicated": False, "keeps_max": False}
 RUNGS = {
-    "persistent": {"consumers": 2, "takes_turns": False, "is_predicated": False},
-    "three consumers": {"consumers": 3, "takes_turns": False, "is_predicated": False},
-    "turns": {"consumers": 3, "is_predicated": False},
+    "persistent": {"consumers": 2, "takes_turns": False, **PLAIN},
+    "three consumers": {"consumers": 3, "takes_turns": False, **PLAIN},
+    "turns": {"consumers": 3, **PLAIN},
+    "predicated": {"keeps_max": False},
     "top": {},
 }
 WATCHED = [Shape(TOKENS // 4096, COLUMNS // d, 4096, d) for d in (64, 128)]
+OUTGROWS = 300  # times: scores of that size need a second pass
 LAUNCHES = 20  # before the one that is watched
 CALLS = 1000
 ROUNDS = 7
@@ -104,6 +107,31 @@ def hopper_window() -> dict:
             "FlexAttention": flex(banded(**options)),
         }
         rows += rows_of_shape(kernels, shape, {}, time_sustained)
+    return {"timed": "in turn under sustained load", "rows": rows}
+
+
+def second_pass() -> dict:
+    """The maximum kept, followed, and kept in vain in every program."""
+    rows = []
+    for shape in tqdm(WATCHED, desc="second_pass"):
+        q, k, v = shape.inputs()
+        far = k.clone()
+        far[:, :, 0] *= OUTGROWS  # the first key, which is visited last
+        by_hand = hopper_top.hopper_attention
+        calls = {
+            "kept": (k, {}),
+            "followed": (k, {"keeps_max": False}),
+            "kept, then followed": (far, {}),
+        }
+        functions = {}
+        for name, (keys, options) in calls.items():
+            attention = partial(only_o, by_hand, True, options)
+            functions[name] = partial(attention, q, keys, v)
+            expected = expected_part((q, keys, v), shape)
+            if reason := why_it_fails(attention, (q, keys, v), shape, expected):
+                raise RuntimeError(f"{name}: {reason}")
+        for name, samples in time_sustained(functions).items():
+            rows.append({"kernel": name, **shape.columns(), **timed(samples, shape)})
     return {"timed": "in turn under sustained load", "rows": rows}
 
 
@@ -185,13 +213,17 @@ _PING_PONG = [
     "step", "launch", "order", "named_barriers", "hopper", "hopper_rings",
     "hopper_softmax", "hopper_stamps", "hopper_attention",
 ]  # fmt: skip
-_HOPPER = [*_PING_PONG, "hopper_schedule", "hopper_persistent", "hopper_top"]
+_HOPPER = [
+    *_PING_PONG,
+    "hopper_schedule", "hopper_persistent", "hopper_passes", "hopper_top",
+]  # fmt: skip
 _PORTABLE = ["tiles", "descriptors", "fast_attention"]
 HOPPER_EXPERIMENTS = {
     "hopper": ([*_HOPPER, *_PORTABLE, "reference"], hopper),
     "hopper_window": (
         [*_HOPPER, "tiles", "model_attention", "reference"], hopper_window,
     ),
+    "second_pass": ([*_HOPPER, "reference"], second_pass),
     "ping_pong": ([*_PING_PONG, "hopper_timeline", "reference"], ping_pong),
     "host": (
         [*_HOPPER, *_PORTABLE, "checks", "attention", "model_attention"], host,

@@ -6,19 +6,15 @@ nothing leaves the range of its dtype. So the first pass keeps the maximum of a 
 first blocks. bfloat16 reaches as far as float32, and a row that finds scores larger by
 less than 64 powers of two is as exact as with its true maximum.
 
-For rows that find larger ones, l is out of range in the end. Then the program works
-through its tiles once more and follows the maximum, as FlashAttention does. All its
-roles have to agree on that: they meet, and look at what every consumer has noted.
-(FlashDecoding++, Hong et al., 2024, has a maximum given for all rows, and falls back.)
+For rows that find larger ones, l is out of range in the end, and every consumer notes
+whether it has such rows. If one has, the program works through all its tiles once more
+and follows the maximum, as FlashAttention does. (FlashDecoding++, Hong et al., 2024,
+has one maximum given for all rows, and falls back in the same way.)
 """
 
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
-from triton.experimental.gluon.language.nvidia.hopper import (
-    fence_async_shared,
-    mbarrier,
-    tma,
-)
+from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, tma
 
 from kernels.hopper import ROWS
 from kernels.hopper_persistent import attend_tiles, load_tiles
@@ -37,62 +33,66 @@ def finish_stores():
 
 
 @gluon.jit
-def note(votes, CONSUMER: gl.constexpr, fits):
-    """Consumer: say for which of its rows [ROWS] every sum was in range."""
-    finish_stores()  # the second pass stores in the same places
-    notes, noted = votes
+def consumer(
+    args, notes, start, CONSUMER: gl.constexpr, CONSUMERS: gl.constexpr,
+    TURNS: gl.constexpr, IS_CAUSAL: gl.constexpr, MASKED_BLOCKS: gl.constexpr,
+    SKIPS: gl.constexpr, IS_PREDICATED: gl.constexpr, KEEPS_MAX: gl.constexpr,
+    IS_AGAIN: gl.constexpr,
+):  # fmt: skip
+    """Attention of 64 rows of each tile; notes for which the sums were in range."""
+    _, _, _, _, _, k_ring, v_ring, _, _, _ = args
+    before, first = start
+    if IS_AGAIN:
+        finish_stores()  # there are others to come in the same places
+    else:
+        offer(k_ring)
+        offer(v_ring)
+        if CONSUMER == CONSUMERS - 1:
+            pass_turn(CONSUMER, TURNS)
+    end, fits = attend_tiles(
+        args, before, first, CONSUMER, CONSUMERS, TURNS, IS_CAUSAL, MASKED_BLOCKS,
+        SKIPS, IS_PREDICATED, KEEPS_MAX and not IS_AGAIN,
+    )  # fmt: skip
     notes.index(CONSUMER).store(fits.to(gl.int32))
-    mbarrier.arrive(noted.index(0), count=1)
+    tma.store_wait(0)
+    return (end,)
 
 
 @gluon.jit
-def all_fit(votes, CONSUMERS: gl.constexpr, ROW: gl.constexpr):
-    """Whether all consumers have noted that all rows fit, once all have."""
-    notes, noted = votes
-    mbarrier.wait(noted.index(0), 0)
+def go_through(
+    a, notes, loads, start, CONSUMERS: gl.constexpr, TURNS: gl.constexpr,
+    IS_CAUSAL: gl.constexpr, MASKED_BLOCKS: gl.constexpr, SKIPS: gl.constexpr,
+    IS_PREDICATED: gl.constexpr, KEEPS_MAX: gl.constexpr, IS_AGAIN: gl.constexpr,
+):  # fmt: skip
+    """Give each warp its role, and wait until all are through.
+
+    start: the tiles and the blocks of keys that the rings have had before. Returns the
+    blocks they have had then.
+    """
+    (end,) = gl.warp_specialize(
+        [  # all of them, or all but the first
+            (consumer, (a, notes, start, 2, CONSUMERS, TURNS, IS_CAUSAL, MASKED_BLOCKS,
+                        SKIPS, IS_PREDICATED, KEEPS_MAX, IS_AGAIN)),
+            (consumer, (a, notes, start, 1, CONSUMERS, TURNS, IS_CAUSAL, MASKED_BLOCKS,
+                        SKIPS, IS_PREDICATED, KEEPS_MAX, IS_AGAIN)),
+            (consumer, (a, notes, start, 0, CONSUMERS, TURNS, IS_CAUSAL, MASKED_BLOCKS,
+                        SKIPS, IS_PREDICATED, KEEPS_MAX, IS_AGAIN)),
+            (load_tiles, (loads, start, CONSUMERS)),
+        ][3 - CONSUMERS :],
+        [4, 4, 1][3 - CONSUMERS :],
+        [160, 160, 24] if CONSUMERS == 3 else [240, 24],
+    )  # fmt: skip
+    return end
+
+
+@gluon.jit
+def all_fit(notes, CONSUMERS: gl.constexpr):
+    """Whether all rows of all consumers had their sums in range."""
+    ROW: gl.constexpr = gl.BlockedLayout([1], [32], [4], [0])
     fit = notes.index(0).load(ROW)
     for c in gl.static_range(1, CONSUMERS):
         fit &= notes.index(c).load(ROW)
     return gl.min(fit, 0) == 1
-
-
-@gluon.jit
-def producer(args, votes, CONSUMERS: gl.constexpr, KEEPS_MAX: gl.constexpr):
-    """Load everything, and again if need be."""
-    start = gl.to_tensor(0)
-    j = load_tiles(args, start, start, CONSUMERS)
-    if KEEPS_MAX:
-        ROW: gl.constexpr = gl.BlockedLayout([2], [32], [1], [0])
-        if not all_fit(votes, CONSUMERS, ROW):
-            load_tiles(args, count_tiles(args[3]), j, CONSUMERS)
-
-
-@gluon.jit
-def consumer(
-    args, votes, CONSUMER: gl.constexpr, CONSUMERS: gl.constexpr, TURNS: gl.constexpr,
-    IS_CAUSAL: gl.constexpr, MASKED_BLOCKS: gl.constexpr, SKIPS: gl.constexpr,
-    IS_PREDICATED: gl.constexpr, KEEPS_MAX: gl.constexpr,
-):  # fmt: skip
-    """Attention of 64 rows of each tile, and again if need be."""
-    _, _, table, _, _, k_ring, v_ring, _, _, _ = args
-    offer(k_ring)
-    offer(v_ring)
-    if CONSUMER == CONSUMERS - 1:
-        pass_turn(CONSUMER, TURNS)
-    start = gl.to_tensor(0)
-    first, fits = attend_tiles(
-        args, start, start, CONSUMER, CONSUMERS, TURNS, IS_CAUSAL, MASKED_BLOCKS,
-        SKIPS, IS_PREDICATED, KEEPS_MAX,
-    )  # fmt: skip
-    if KEEPS_MAX:
-        note(votes, CONSUMER, fits)
-        ROW: gl.constexpr = fits.type.layout
-        if not all_fit(votes, CONSUMERS, ROW):
-            attend_tiles(
-                args, count_tiles(table), first, CONSUMER, CONSUMERS, TURNS, IS_CAUSAL,
-                MASKED_BLOCKS, SKIPS, IS_PREDICATED, False,
-            )  # fmt: skip
-    tma.store_wait(0)
 
 
 @gluon.jit(
@@ -107,7 +107,7 @@ def hopper_persistent_kernel(
     PLACES: gl.constexpr, CONSUMERS: gl.constexpr, TURNS: gl.constexpr,
     IS_PREDICATED: gl.constexpr, KEEPS_MAX: gl.constexpr,
 ):  # fmt: skip
-    """Set up the rings, and give each warp its role."""
+    """Set up the rings, and go through the tiles once or twice."""
     q_ring = make_ring(q_desc, 2 * CONSUMERS, FREE=0, READERS=0)  # two tiles' queries
     q_free = make_barriers(2 * CONSUMERS)  # the sixteen named ones are taken
     k_ring = make_ring(k_desc, PLACES, K_FREE, READERS=CONSUMERS)
@@ -116,21 +116,19 @@ def hopper_persistent_kernel(
     o_tiles = gl.allocate_shared_memory(o_desc.dtype, o_shape, o_desc.layout)
     NOTES: gl.constexpr = gl.SwizzledSharedLayout(1, 1, 1, order=[0])
     notes = gl.allocate_shared_memory(gl.int32, [CONSUMERS, ROWS], NOTES)
-    votes = notes, make_barriers(1, CONSUMERS)
     fence_async_shared()
     sizes = n_queries, n_keys, n_heads, window_size, sink_size
     loads = q_desc, k_desc, v_desc, table, q_ring, q_free, k_ring, v_ring, group, sizes
     a = o_desc, LSE, table, q_ring, q_free, k_ring, v_ring, o_tiles, sizes, qk_scale
-    gl.warp_specialize(
-        [  # all of them, or all but the first
-            (consumer, (a, votes, 2, CONSUMERS, TURNS, IS_CAUSAL, MASKED_BLOCKS, SKIPS,
-                        IS_PREDICATED, KEEPS_MAX)),
-            (consumer, (a, votes, 1, CONSUMERS, TURNS, IS_CAUSAL, MASKED_BLOCKS, SKIPS,
-                        IS_PREDICATED, KEEPS_MAX)),
-            (consumer, (a, votes, 0, CONSUMERS, TURNS, IS_CAUSAL, MASKED_BLOCKS, SKIPS,
-                        IS_PREDICATED, KEEPS_MAX)),
-            (producer, (loads, votes, CONSUMERS, KEEPS_MAX)),
-        ][3 - CONSUMERS :],
-        [4, 4, 1][3 - CONSUMERS :],
-        [160, 160, 24] if CONSUMERS == 3 else [240, 24],
+    start = gl.to_tensor(0), gl.to_tensor(0)
+    end = go_through(
+        a, notes, loads, start, CONSUMERS, TURNS, IS_CAUSAL, MASKED_BLOCKS, SKIPS,
+        IS_PREDICATED, KEEPS_MAX, False,
     )  # fmt: skip
+    if KEEPS_MAX:  # noqa: SIM102  # known when compiling; the next is not
+        if not all_fit(notes, CONSUMERS):
+            start = count_tiles(table), end
+            go_through(
+                a, notes, loads, start, CONSUMERS, TURNS, IS_CAUSAL, MASKED_BLOCKS,
+                SKIPS, IS_PREDICATED, KEEPS_MAX, True,
+            )  # fmt: skip

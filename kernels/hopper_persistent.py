@@ -59,19 +59,19 @@ def load_first(args, tile, i, j, CONSUMERS: gl.constexpr):
 
 
 @gluon.jit
-def load_tiles(args, i, j, CONSUMERS: gl.constexpr):
-    """Load all tiles' blocks in the order in which the consumers need them.
+def load_tiles(args, start, CONSUMERS: gl.constexpr):
+    """Producer: load everything, in the order in which the consumers need it.
 
-    The rings have had i tiles of the table and j blocks of keys before. Returns the
-    next j.
+    start: the tiles and the blocks of keys that the rings have had before.
     """
     _, k_desc, v_desc, table, _, _, k_ring, v_ring, group, sizes = args
+    before, j = start
     n_tiles = count_tiles(table)
     tile = read_tile(table, 0)
-    start_n = load_first(args, tile, i, j, CONSUMERS)
-    for done in range(n_tiles):
+    start_n = load_first(args, tile, before, j, CONSUMERS)
+    for i in range(n_tiles):
         batch, head, _start_m, gap, n_blocks = tile
-        tile = read_tile(table, done + 1)
+        tile = read_tile(table, i + 1)
         kv_head = head // group
         for block in range(n_blocks - 2, -1, -1):
             j += 1
@@ -81,11 +81,10 @@ def load_tiles(args, i, j, CONSUMERS: gl.constexpr):
             start_n = next_n
         j += 1
         next_n = start_n
-        if done + 1 < n_tiles:  # its queries come from far
-            next_n = load_first(args, tile, i + done + 1, j, CONSUMERS)
+        if i + 1 < n_tiles:  # its queries come from far
+            next_n = load_first(args, tile, before + i + 1, j, CONSUMERS)
         load(v_ring, j - 1, v_desc, batch, kv_head, start_n)
         start_n = next_n
-    return j
 
 
 @gluon.jit

@@ -59,12 +59,12 @@ def make_ring(
 
 
 @gluon.jit
-def make_barriers(PLACES: gl.constexpr, COUNT: gl.constexpr = 1):
-    """mbarriers that complete when COUNT have arrived, and all bytes they expect."""
+def make_barriers(PLACES: gl.constexpr):
+    """mbarriers that complete when one thread has arrived, and all bytes it expects."""
     layout: gl.constexpr = mbarrier.MBarrierLayout()
     barriers = gl.allocate_shared_memory(gl.int64, [PLACES, 1], layout)
     for place in gl.static_range(PLACES):
-        mbarrier.init(barriers.index(place), count=COUNT)
+        mbarrier.init(barriers.index(place), count=1)
     return barriers
 
 

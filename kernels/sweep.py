@@ -72,7 +72,8 @@ MODULES = [
     "causal_attention", "full_attention", "reference",
     "descriptors", "launch", "order", "fast_attention",
     "named_barriers", "hopper", "hopper_rings", "hopper_softmax", "hopper_stamps",
-    "hopper_attention", "hopper_schedule", "hopper_persistent", "hopper_top",
+    "hopper_attention", "hopper_schedule", "hopper_persistent", "hopper_passes",
+    "hopper_top",
 ]  # fmt: skip
 KERNELS = [*OURS, *PEERS]
 

@@ -68,7 +68,8 @@ HOSTS = {
     "persistent_causal": lambda x: by_hand(hopper_persistent, x, x),
     "persistent_unequal": lambda x: by_hand(hopper_persistent, x, x[:, :, 1:]),
     "persistent_two": lambda x: by_hand(
-        partial(hopper_persistent, consumers=2, takes_turns=False), x, x
+        partial(hopper_persistent, consumers=2, takes_turns=False, keeps_max=False),
+        x, x,
     ),
     "persistent_window": lambda x: by_hand(hopper_persistent, x, x, True, 1000),
     "persistent_sinks": lambda x: by_hand(hopper_persistent, x, x, True, 1000, 5),

@@ -162,16 +162,18 @@ def check_used(x) -> None:
 class Role(threading.Thread):
     """A warp or four; its state is what ``products`` and ``stores`` have not ended.
 
-    A store has ended when the engine has read the tile; when its rows are ``unwritten``
-    no more is another matter.
-    ``misread`` says what its latest product read that it should not have.
+    A store has ended when the engine has read the tile; ``unwritten`` counts those
+    whose rows are still on their way. ``misread`` says what the latest product read
+    that it should not have. Roles that are handed out again go to the same warps, and
+    have the same ``number``.
     """
 
     def __init__(self, program, function, args, warps):
         super().__init__(daemon=True)
         self.program, self.function, self.args = program, function, args
         self.threads, self.misread = 32 * warps, "NaN"
-        self.name = f"{function.__name__} {len(program.roles)}"
+        self.number, self.result = len(program.roles), None
+        self.name = f"{function.__name__} {self.number}"
         self.turn = SimpleQueue()
         self.can_go_on, self.waits_for = lambda: True, "start"
         self.is_over, self.fault = False, None
@@ -184,7 +186,7 @@ class Role(threading.Thread):
             with np.errstate(
                 all="ignore"
             ):  # −inf and 0 / 0 are what the card gets, too
-                self.function(*self.args)
+                self.result = self.function(*self.args)
             check(not self.stores, self.name, "ends with a store under way")
             check(not self.products, self.name, "ends with a product under way")
         except Stopped:
@@ -223,8 +225,12 @@ class Program:
         Program.running = self
 
     def run(self, functions, warps):
+        """Let all play their roles; returns what the first one's function does."""
+        before, self.roles = self.roles, []
         for (function, args), n in zip(functions, warps, strict=True):
             self.roles.append(Role(self, function, args, n))
+        for old, role in zip(before, self.roles):
+            role.unwritten = old.unwritten
         for role in self.roles:
             role.start()
         try:
@@ -234,6 +240,8 @@ class Program:
             for role in self.roles:
                 role.turn.put(None)
                 role.join()
+        self.is_stopped = False
+        return self.roles[0].result
 
     def give_turns(self):
         draw = self.draw
@@ -260,8 +268,12 @@ class Program:
             self.turn.get()
             if self.role.fault is not None:
                 raise self.role.fault
-        while self.copies or self.writes:
-            (self.copies or self.writes).pop()()
+        while self.copies:
+            self.copies.pop()()
+
+    def write_all(self):
+        while self.writes:
+            self.writes.pop()()
 
     def read_register(self, ptx: str) -> Int32:
         """Time goes on when it is read; thread 0 of a role does that."""
@@ -310,19 +322,19 @@ class NamedBarrier:
 
     def __init__(self, number):
         self.number, self.name, self.freed_tile = number, f"barrier {number}", None
-        self.came, self.threads, self.completed = set(), None, 0
+        self.came, self.threads, self.completed = {}, None, 0
 
     def come(self, threads):
         check(self.number >= 5, self.name, "is Triton's own")
         check(self.threads in (None, threads), self.name, "counts", self.threads)
-        check(me() not in self.came, me().name, "comes twice to", self.name)
+        check(me().number not in self.came, me().name, "comes twice to", self.name)
         self.threads = threads
-        self.came.add(me())
-        arrived = sum(role.threads for role in self.came)
+        self.came[me().number] = me().threads
+        arrived = sum(self.came.values())
         check(arrived <= threads, self.name, "counts less than come")
         if arrived == threads:
             check(len(self.came) > 1, self.name, "is of one role")
-            self.came, self.threads = set(), None
+            self.came, self.threads = {}, None
             self.completed += 1
 
     def arrive(self, threads):
@@ -349,10 +361,10 @@ class Tile:
         Program.running.places.append(self)
 
     def release(self):
-        role = me()
+        role = me().number
         check(not self.read_by[role], "releases a tile that an own product reads")
         check(self.state == "full", "releases a tile that is", self.state)
-        check(role not in self.released_by, role.name, "releases a tile twice")
+        check(role not in self.released_by, me().name, "releases a tile twice")
         check(role in self.waited_by, "releases a tile that it has not waited for")
         self.released_by.add(role)
 
@@ -360,9 +372,10 @@ class Tile:
         """What is wrong if this role now reads it."""
         if self.state != "full":
             return f"a tile that is {self.state}"
-        if me() in self.released_by:
+        role = me().number
+        if role in self.released_by:
             return "a tile that it has released"
-        return "" if me() in self.waited_by else "a tile that it has not waited for"
+        return "" if role in self.waited_by else "a tile that it has not waited for"
 
 
 class Shared:
@@ -434,7 +447,7 @@ class Product:
             self.value, self.reads = np.zeros((a.shape[0], b.shape[1])), []
             return self.spoil(wrong[0])
         for tile in self.reads:
-            tile.read_by[me()] += 1
+            tile.read_by[me().number] += 1
         if not isinstance(a, View):
             check_used(a)
         if use_acc:
@@ -452,7 +465,7 @@ class Product:
         for tile, version in zip(self.reads, self.versions):
             if tile.version != version:
                 self.spoil("a tile that changed meanwhile")
-            tile.read_by[me()] -= 1
+            tile.read_by[me().number] -= 1
         self.is_done = True
 
 
@@ -469,7 +482,7 @@ def allocate_shared_memory(dtype, shape, layout):
 
 def warp_specialize(functions, warps, registers):
     check(len(functions) == len(warps) + 1 == len(registers) + 1, "a role too many")
-    Program.running.run(functions, [4, *warps])
+    return Program.running.run(functions, [4, *warps])
 
 
 def thread_barrier():
@@ -578,7 +591,7 @@ class mbarrier:  # as Gluon calls it
         waits_for = f"{barrier.name}, of parity {int(parity)}"
         me().wait_until(lambda: barrier.completed & 1 != parity, waits_for)
         if barrier.filled_tile is not None:
-            barrier.filled_tile.waited_by.add(me())
+            barrier.filled_tile.waited_by.add(me().number)
 
     @staticmethod
     def expect(barrier, nbytes):
@@ -588,8 +601,7 @@ class mbarrier:  # as Gluon calls it
 
     @staticmethod
     def arrive(barrier, count):
-        if barrier.freed_tile is not None:
-            barrier.freed_tile.release()
+        barrier.freed_tile.release()
         barrier.arrived += count
         thread_barrier()  # Gluon puts one before an arrival
         barrier.settle()
@@ -634,21 +646,21 @@ class tma:
         tile.leaving += 1
         role.stores += 1
         role.unwritten += 1
-        copies, writes = Program.running.copies, Program.running.writes
+        program = Program.running
 
         def read():
             data = tile.data.copy()
             tile.leaving -= 1
             role.stores -= 1
-            writes.append(lambda: write(data))
+            program.writes.append(lambda: write(data))
 
         def write(data):
             rows = desc.x[batch, head, row : row + len(data)]
             rows[:] = data[: len(rows), : rows.shape[1]]
             desc.written[batch, head, row : row + len(data)] += 1
-            role.unwritten -= 1
+            program.roles[role.number].unwritten -= 1
 
-        copies.append(read)
+        program.copies.append(read)
 
     @staticmethod
     def store_wait(n):
@@ -734,16 +746,9 @@ def with_names(make_ring: Callable) -> Callable:
 
 
 def with_tiles(make_barriers: Callable) -> Callable:
-    """That function; its barriers are those of the ring before, each of one reader.
+    """That function; its barriers are those of the ring before, each of one reader."""
 
-    But not those that count more than one arrival, which belong to no ring.
-    """
-
-    def make(PLACES, COUNT=1):
-        if COUNT > 1:
-            barriers = make_barriers(PLACES, COUNT)
-            barriers.items[0].name = "noted"
-            return barriers
+    def make(PLACES):
         barriers, rings = make_barriers(PLACES), Program.running.rings
         name, tiles, ready, _ = rings[-1]
         for tile in tiles:
@@ -820,4 +825,5 @@ class Call:
         for place in product(*map(range, grid)):
             self.programs.append(Program(self.draw, place, grid, self.log))
             kernel(**arguments)
+            self.programs[-1].write_all()
         self.written = arguments["o_desc"].written, arguments["LSE"].written

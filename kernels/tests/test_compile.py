@@ -61,16 +61,18 @@ JOBS += [(90, f"persistent_{case}", "bfloat16", 128) for case in ("causal", "two
 JOBS += [(90, "persistent_unequal", "float16", head_dim) for head_dim in (16, 64)]
 JOBS += [(90, f"persistent_{case}", "bfloat16", 64) for case in ("window", "sinks")]
 JOBS += [(90, f"persistent_{case}", "bfloat16", 128) for case in ("window", "sinks")]
-# Bytes that a thread of three consumers, with its 160 registers, spills where there is
-# a mask: between tiles and in a step with one, but not in the loop.
+# Bytes that a thread spills where there is a mask: between tiles and in a step with
+# one, but not in the loop. Three consumers have 160 registers a thread; in bfloat16 the
+# two passes spill apart.
 SPILLED = {
-    ("persistent_causal", 64): 48,
+    ("persistent_causal", 64): 56,
+    ("persistent_causal", 128): 8,
     ("persistent_unequal", 64): 112,
     ("persistent_unequal", 16): 8,
-    ("persistent_window", 64): 8,
-    ("persistent_window", 128): 48,
-    ("persistent_sinks", 64): 8,
-    ("persistent_sinks", 128): 40,
+    ("persistent_window", 64): 16,
+    ("persistent_window", 128): 80,
+    ("persistent_sinks", 64): 16,
+    ("persistent_sinks", 128): 80,
 }
 JOBS += [(90, "hopper_watched", "bfloat16", 128)]
 JOBS += [(90, f"one_phase{kind}", "bfloat16", 64) for kind in ("", "_skipping")]
@@ -137,14 +139,21 @@ def test_a_consumers_loop(job):
 
     There are three arrivals: the turn is passed, K and V are released. With a window
     there is a second loop, over the blocks with its left edge; at head dim 64 that one
-    does fetch what was spilled.
+    does fetch what was spilled. In bfloat16 there are two passes, and in the loop of
+    the first neither a maximum nor a rescale.
     """
-    _, kernel, _, head_dim = job
+    _, kernel, dtype, head_dim = job
     takes_turns = kernel.startswith("persistent") and kernel != "persistent_two"
     has_window = kernel in ("persistent_window", "persistent_sinks")
     consumers = 3 if takes_turns and head_dim <= 64 and not has_window else 2
+    passes = 1
+    if kernel.startswith("persistent") and dtype == "bfloat16":
+        passes = 1 if kernel == "persistent_two" else 2
     loops = compiled()[job]["loops"]
-    assert len(loops) == consumers * (1 + has_window)
+    assert len(loops) == consumers * (1 + has_window) * passes
+    without_a_maximum = [x for x in loops if "FMNMX" not in "\n".join(x)]
+    assert len(without_a_maximum) == consumers * (passes - 1)
+    assert not any("FMUL" in line for x in without_a_maximum for line in x)
     for i, lines in enumerate(loops):
         code = "\n".join(lines)
         is_left_edge = has_window and i % 2 == 1  # a few steps of a tile

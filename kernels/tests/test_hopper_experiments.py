@@ -40,7 +40,7 @@ def test_shapes_have_the_work_of_a_layer():
 
 
 def test_rungs_are_switched_on_in_turn(portable):
-    one_more = {"persistent", "turns", "top"}
+    one_more = {"persistent", "turns", "predicated", "top"}
     for head_dim, rungs in ((64, one_more | {"three consumers"}), (128, one_more)):
         portable.clear()
         shape = Shape(1, 2, 64, head_dim, is_causal=False, dtype="float16")
@@ -52,11 +52,11 @@ def test_rungs_are_switched_on_in_turn(portable):
         assert all(o.shape == (1, 2, 64, head_dim) for o in outputs)
         assert all(is_causal is False for is_causal, _ in portable)
         options = [given for _, given in portable]
-        two = {"consumers": 2, "takes_turns": False, "is_predicated": False}
-        three = two | {"consumers": 3}
-        turns = {"consumers": 3, "is_predicated": False}
-        wider = [three] if head_dim == 64 else []
-        assert options == [{}, two, *wider, turns, {}]
+        plain = {"is_predicated": False, "keeps_max": False}
+        two = {"consumers": 2, "takes_turns": False, **plain}
+        wider = [two | {"consumers": 3}] if head_dim == 64 else []
+        turns = {"consumers": 3, **plain}
+        assert options == [{}, two, *wider, turns, {"keeps_max": False}, {}]
 
 
 def test_hopper_measures_every_kernel_at_every_shape(portable, monkeypatch):
