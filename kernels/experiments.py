@@ -17,6 +17,7 @@ from kernels.causal_attention import causal_attention
 from kernels.causal_one_phase import one_phase_attention
 from kernels.full_attention import full_attention
 from kernels.hopper_experiments import HOPPER_EXPERIMENTS
+from kernels.host_experiments import HOST_EXPERIMENTS
 from kernels.ladder_experiments import LADDER_EXPERIMENTS
 from kernels.model_experiments import MODEL_EXPERIMENTS
 from kernels.peers import library_peers
@@ -152,4 +153,5 @@ EXPERIMENTS = {
     "full": ([*_STEP, "full_attention", "reference"], full),
     "causal": ([*_STEP, "causal_attention", "causal_one_phase", "reference"], causal),
 }
-EXPERIMENTS |= MODEL_EXPERIMENTS | LADDER_EXPERIMENTS | HOPPER_EXPERIMENTS | SWEEPS
+EXPERIMENTS |= MODEL_EXPERIMENTS | LADDER_EXPERIMENTS
+EXPERIMENTS |= HOPPER_EXPERIMENTS | HOST_EXPERIMENTS | SWEEPS

@@ -1,4 +1,4 @@
-"""Measurements of chapter 11: rungs on Hopper, one program watched, the host's part.
+"""Measurements of chapter 11: rungs on Hopper, windows, one program watched.
 
 Everything is compiled first. The kernels of a shape then take turns launch by launch on
 a card that is kept busy (``time_sustained``), since Hopper's rungs lie closer together
@@ -6,7 +6,6 @@ than the clocks that a kernel may find. Ours write the log-sum-exp as well.
 """
 
 import statistics
-import time
 from collections.abc import Callable
 from functools import partial
 
@@ -14,7 +13,6 @@ import torch
 from tqdm import tqdm
 
 from kernels import hopper_attention, hopper_top
-from kernels.attention import flash_attention_forward
 from kernels.attention_rows import Shape, expected_part, timed, why_it_fails
 from kernels.fast_attention import fast_attention
 from kernels.hopper_timeline import place_of, rows_of, typical_program, watch
@@ -23,7 +21,6 @@ from kernels.model_attention import model_attention
 from kernels.model_experiments import banded
 from kernels.peers import PEERS, flex
 from kernels.sweep import COLUMNS, TOKENS
-from kernels.timing import summarise
 
 LENGTHS = (1024, 2048, 4096, 8192, TOKENS)
 SHAPES = [
@@ -51,8 +48,6 @@ RUNGS = {
 WATCHED = [Shape(TOKENS // 4096, COLUMNS // d, 4096, d) for d in (64, 128)]
 OUTGROWS = 300  # times: scores of that size need a second pass
 LAUNCHES = 20  # before the one that is watched
-CALLS = 1000
-ROUNDS = 7
 
 
 def only_o(attention: Callable, is_causal: bool, options: dict, q, k, v):
@@ -172,60 +167,20 @@ def ping_pong() -> dict:
     return {"launches": launches, "rows": rows}
 
 
-def microseconds_of_calls(function: Callable[[], object], calls: int) -> float:
-    """Of the host alone, a call: it hands the work over and does not wait for it."""
-    torch.cuda.synchronize()
-    start = time.perf_counter()
-    for _ in range(calls):
-        function()
-    taken = time.perf_counter() - start
-    torch.cuda.synchronize()
-    return float(f"{taken / calls * 1e6:.5g}")
-
-
-def host() -> dict:
-    """What a call costs the host: one tiny tile, so that the card keeps up with it.
-
-    The kernels that the public call chooses from; that call, with its checks; cuDNN.
-    """
-    shape = Shape(1, 1, 64, 128)
-    inputs = shape.inputs()
-    functions = {
-        "public call": flash_attention_forward,
-        "model_attention": model_attention,
-        "fast_attention": fast_attention,
-        "hopper_attention": hopper_attention.hopper_attention,
-        "hopper_top": hopper_top.hopper_attention,
-        "SDPA cuDNN": PEERS["SDPA cuDNN"](True),
-    }
-    rows = []
-    for name in tqdm(functions, desc="host"):
-        function = partial(functions[name], *inputs)
-        microseconds_of_calls(function, 50)  # compiles it
-        samples = [microseconds_of_calls(function, CALLS) for _ in range(ROUNDS)]
-        summary = summarise(samples)
-        summary["us"] = summary.pop("ms")  # summarise takes any unit
-        rows.append({"kernel": name, **shape.columns(), "calls": CALLS, **summary})
-    return {"rows": rows}
-
-
 _PING_PONG = [
     "step", "launch", "order", "named_barriers", "hopper", "hopper_rings",
     "hopper_softmax", "hopper_stamps", "hopper_attention",
 ]  # fmt: skip
-_HOPPER = [
+HOPPER_SOURCE = [
     *_PING_PONG,
     "hopper_schedule", "hopper_persistent", "hopper_passes", "hopper_top",
 ]  # fmt: skip
-_PORTABLE = ["tiles", "descriptors", "fast_attention"]
+PORTABLE_SOURCE = ["tiles", "descriptors", "fast_attention"]
 HOPPER_EXPERIMENTS = {
-    "hopper": ([*_HOPPER, *_PORTABLE, "reference"], hopper),
+    "hopper": ([*HOPPER_SOURCE, *PORTABLE_SOURCE, "reference"], hopper),
     "hopper_window": (
-        [*_HOPPER, "tiles", "model_attention", "reference"], hopper_window,
+        [*HOPPER_SOURCE, "tiles", "model_attention", "reference"], hopper_window,
     ),
-    "second_pass": ([*_HOPPER, "reference"], second_pass),
+    "second_pass": ([*HOPPER_SOURCE, "reference"], second_pass),
     "ping_pong": ([*_PING_PONG, "hopper_timeline", "reference"], ping_pong),
-    "host": (
-        [*_HOPPER, *_PORTABLE, "checks", "attention", "model_attention"], host,
-    ),
 }  # fmt: skip

@@ -10,8 +10,8 @@ With the rings and the step of ``hopper_attention``, and
     turns                        each consumer hands over its products, then the next
     a window, sinks              blocks between the two are not visited
     a predicated rescale         leaves rows alone whose maximum stayed
-    a maximum that is kept       from the masked blocks on there is none and no rescale;
-                                 whether that was right, hopper_passes asks in the end
+    a maximum that is kept       behind the diagonal's blocks there is none any more and
+                                 no rescale; see hopper_passes
 
 A program's tiles follow each other as the blocks of one do: the rings count on.
 """
@@ -148,7 +148,7 @@ def attend_tiles(
                 visible = find_visible(start_m, block, sizes, QK, IS_CAUSAL)
                 state = step(
                     state, q, k_ring, v_ring, j, qk_scale, visible, True,
-                    IS_PREDICATED, CONSUMER, TURNS,
+                    IS_PREDICATED, CONSUMER, TURNS, KEEPS_MAX,
                 )  # fmt: skip
         m_i, l_i, acc, p = state
         place, _ = find_place(q_ring, (before + i) * CONSUMERS + CONSUMER)

@@ -28,12 +28,12 @@ def online_softmax(
     But l_i [ROWS, 8] keeps partial sums, which are added up after the loop. KEEPS_MAX:
     m_i stays what it is, so that alpha is 1, which the compiler knows.
     """
+    if IS_MASKED:
+        qk = gl.where(visible, qk, -float("inf"))
     if KEEPS_MAX:
         p = gl.exp2(qk * qk_scale - m_i[:, None])
         ones = gl.full([ROWS], 1.0, gl.float32, m_i.type.layout)
         return m_i, l_i + partial_sums(p), ones, p
-    if IS_MASKED:
-        qk = gl.where(visible, qk, -float("inf"))
     m_new = gl.maximum(m_i, gl.max(qk, 1) * qk_scale)
     shift = m_new
     if IS_MASKED:

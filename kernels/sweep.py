@@ -58,7 +58,7 @@ def ping_pong(q, k, v, is_causal):
 
 
 # Functions of (q, k, v, is_causal): here is the place for further kernels of the book.
-# MODULES is the source behind them.
+# MODULES is the source behind them, BY_HAND what runs up to head dim 128 besides.
 OURS = {
     "ours": flash_attention_forward,
     "chapter 06": chapter_06,
@@ -71,6 +71,8 @@ MODULES = [
     "step", "tiles", "model_attention", "attention",
     "causal_attention", "full_attention", "reference",
     "descriptors", "launch", "order", "fast_attention",
+]  # fmt: skip
+BY_HAND = [
     "named_barriers", "hopper", "hopper_rings", "hopper_softmax", "hopper_stamps",
     "hopper_attention", "hopper_schedule", "hopper_persistent", "hopper_passes",
     "hopper_top",
@@ -125,7 +127,10 @@ def sweep(head_dim: int, dtype: str, without: Collection[str] = ()) -> dict:
 
 
 SWEEPS = {
-    f"forward_d{head_dim}_{dtype}": (MODULES, partial(sweep, head_dim, dtype))
+    f"forward_d{head_dim}_{dtype}": (
+        MODULES + (BY_HAND if head_dim <= 128 else []),
+        partial(sweep, head_dim, dtype),
+    )
     for head_dim in HEAD_DIMS
     for dtype in DTYPES
 }

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from kernels import hopper_experiments as experiments
+from kernels import host_experiments
 from kernels.attention_rows import Shape
 from kernels.hopper_experiments import GROUPED, SHAPES, WATCHED, our_kernels
 from kernels.hopper_timeline import MAX_KEYS
@@ -85,15 +86,15 @@ def test_the_hosts_part_is_the_time_until_all_is_handed_over(monkeypatch):
     monkeypatch.setattr(
         torch.cuda, "synchronize", lambda: waits.append(time.sleep(0.1))
     )
-    taken = experiments.microseconds_of_calls(lambda: time.sleep(0.001), 20)
+    taken = host_experiments.microseconds_of_calls(lambda: time.sleep(0.001), 20)
     assert 1000 <= taken < 4000 and len(waits) == 2
 
 
 def test_the_host_experiment_says_microseconds(portable, monkeypatch):
     """Of a median call, for the kernels, the public call and a peer."""
     monkeypatch.setattr(
-        experiments, "microseconds_of_calls", lambda function, calls: float(calls)
+        host_experiments, "microseconds_of_calls", lambda function, calls: float(calls)
     )
-    rows = {row["kernel"]: row for row in experiments.host()["rows"]}
-    assert rows["hopper_top"]["us"] == experiments.CALLS
+    rows = {row["kernel"]: row for row in host_experiments.host()["rows"]}
+    assert rows["hopper_top"]["us"] == host_experiments.CALLS
     assert "ms" not in rows["public call"] and len(rows) == 6
