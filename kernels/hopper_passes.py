@@ -8,7 +8,7 @@ less than 64 powers of two is as exact as with its true maximum.
 
 For rows that find larger ones, l is out of range in the end, and every consumer notes
 whether it has such rows. If one has, the program works through all its tiles once more
-and follows the maximum, as FlashAttention does. (FlashDecoding++, Hong et al., 2024,
+and follows the maximum, as FlashAttention does. (FlashDecoding++, Hong et al., 2023,
 has one maximum given for all rows, and falls back in the same way.)
 """
 

@@ -38,7 +38,7 @@ def hopper_attention(
     Causal, a query may see only the last ``window_size`` of its keys, and besides
     them the first ``sink_size`` of all. The first call of a shape makes its table, so
     it cannot be in a CUDA graph. ``consumers``: 2 or 3, up to head dim 64 and without a
-    window.
+    window. ``keeps_max``: in bfloat16, and with a second pass where it must.
     """
     batch, n_heads, n_queries, head_dim = q.shape
     group, n_keys = n_heads // k.shape[1], k.shape[2]
