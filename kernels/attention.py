@@ -74,9 +74,11 @@ def flash_attention_forward(
     TypeError, ValueError : naming the argument, what was given and what is allowed.
 
     The first call with new shapes or dtypes compiles a kernel, or makes a table of its
-    tiles, which is kept: make it before you capture a CUDA graph. In bfloat16, chapter
-    11's kernel takes twice as long where a row's scores outgrow those of its last
-    blocks of keys by more than 64 powers of two.
+    tiles, which is kept: make it before you capture a CUDA graph.
+
+    In bfloat16 chapter 11's kernel takes up to twice as long if a row's largest score
+    exceeds those of its last one or two blocks of 128 keys by more than about 44, and
+    it takes it that no value of v exceeds 2⁶².
     """
     check_attention(q, k, v)
     check_mask(is_causal, window_size, sink_size)

@@ -4,7 +4,8 @@ A softmax may be taken relative to any number m: each p = 2^(s − m) and their 
 change by the same factor. It need not be the largest score; all that is asked is that
 nothing leaves the range of its dtype. So the first pass keeps the maximum of a row's
 first blocks. bfloat16 reaches as far as float32, and a row that finds scores larger by
-less than 64 powers of two is as exact as with its true maximum.
+less than 64 powers of two is as exact as with its true maximum, as long as no value of
+V exceeds 2⁶² (chapter 11 has the proof).
 
 For rows that find larger ones, l is out of range in the end, and every consumer notes
 whether it has such rows. If one has, the program works through all its tiles once more

@@ -10,8 +10,8 @@ With the rings and the step of ``hopper_attention``, and
     turns                        each consumer hands over its products, then the next
     a window, sinks              blocks between the two are not visited
     a predicated rescale         leaves rows alone whose maximum stayed
-    a maximum that is kept       behind the diagonal's blocks there is none any more and
-                                 no rescale; see hopper_passes
+    a maximum that is kept       after a tile's first blocks it stays, and nothing is
+                                 rescaled; see hopper_passes
 
 A program's tiles follow each other as the blocks of one do: the rings count on.
 """

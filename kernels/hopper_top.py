@@ -1,6 +1,6 @@
 """The top of the ladder on Hopper: chapter 11's kernel, called.
 
-The host's part of ``hopper_persistent``: how many consumers there are, which tiles run
+The host's part of ``hopper_passes``: how many consumers there are, which tiles run
 where, what the copy engine has to know, and a launch that costs it little.
 """
 
@@ -38,7 +38,8 @@ def hopper_attention(
     Causal, a query may see only the last ``window_size`` of its keys, and besides
     them the first ``sink_size`` of all. The first call of a shape makes its table, so
     it cannot be in a CUDA graph. ``consumers``: 2 or 3, up to head dim 64 and without a
-    window. ``keeps_max``: in bfloat16, and with a second pass where it must.
+    window. ``keeps_max``: keep the maximum of a row's first blocks, in bfloat16 only; a
+    second pass follows it where that was wrong, if no value of v exceeds 2⁶².
     """
     batch, n_heads, n_queries, head_dim = q.shape
     group, n_keys = n_heads // k.shape[1], k.shape[2]
