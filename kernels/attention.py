@@ -77,8 +77,8 @@ def flash_attention_forward(
     tiles, which is kept: make it before you capture a CUDA graph.
 
     In bfloat16 chapter 11's kernel takes up to twice as long if a row's largest score
-    exceeds those of its last one or two blocks of 128 keys by more than about 44, and
-    it takes it that no value of v exceeds 2⁶².
+    exceeds those of its last one or two blocks of 128 keys by more than about 44. It
+    relies on values of v up to 2⁶²; larger ones may make the output infinite.
     """
     check_attention(q, k, v)
     check_mask(is_causal, window_size, sink_size)

@@ -349,3 +349,31 @@ def test_a_planted_fault_is_found(fault):
     with pytest.raises((Fault, AssertionError), match=said):
         for _ in range(200):
             run(kernels, drawn(draw))
+
+
+@pytest.mark.parametrize("is_planted", [False, True], ids=["as it is", "planted"])
+def test_a_sum_out_of_range_is_not_hidden(is_planted):
+    """By blocks at a window's left edge that would follow the maximum again.
+
+    Rows 512 and on see three sizes of scores: 0 on the diagonal, then one of 200, for
+    which the sum ends, and last one of 100, to which it would be rescaled.
+    """
+
+    def edit(name, text):
+        line = " " * 20 + "IS_PREDICATED, CONSUMER, TURNS, KEEPS_MAX,"
+        if not is_planted or name != "hopper_persistent":
+            return text
+        assert line in text
+        return text.replace(line, line.replace("KEEPS_MAX,", ""))
+
+    module = load_kernels(edit).hopper_top
+    q, k = torch.zeros(2, 1, 1, 640, 16, dtype=torch.float64)
+    q[..., 0], k[0, 0, 400, 0], k[0, 0, 350, 0] = 4, 200, 100
+    v = torch.from_numpy(np.random.default_rng(0).standard_normal((1, 1, 640, 16)))
+    mask = {"window_size": 300, "sink_size": None}
+    call = Call(module, q, k, v, True, 0, 132, mask, PLACES=2, KEEPS_MAX=True)
+    if is_planted:
+        with pytest.raises(AssertionError, match="not close"):
+            check_outputs(call, (q, k, v), True, mask, {1, 2})
+    else:
+        check_outputs(call, (q, k, v), True, mask, {1, 2})
