@@ -7,6 +7,8 @@ lies outside is not written. (CUDA C++ Programming Guide, "Tensor Memory Acceler
 """
 
 import torch
+import triton
+import triton.language as tl  # noqa: F401  (the interpreter looks for it)
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 ALIGNMENT = 16  # bytes: of a tensor's address and of all its strides but the last
@@ -32,3 +34,10 @@ class Descriptor(TensorDescriptor):
 def rows_of_a_head(x: torch.Tensor, rows: int, block_d: int) -> Descriptor:
     """Blocks of some rows of one head of x (batch, head, row, column)."""
     return Descriptor(x, x.shape, x.stride(), [1, 1, rows, block_d])
+
+
+@triton.jit
+def load_rows(desc, batch, head, row):
+    """The block [rows, BLOCK_D] of a head that begins at a row."""
+    block = desc.load([batch, head, row, 0])
+    return block.reshape(desc.block_shape[2], desc.block_shape[3])

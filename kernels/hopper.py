@@ -93,22 +93,6 @@ def describe(x: torch.Tensor, rows: int, block_d: int) -> Descriptor:
     return Descriptor(x, x.shape, x.stride(), block, layout)
 
 
-@cache
-def one_for_all(device: torch.device, shape: torch.Size) -> torch.Tensor:
-    """A float32 tensor of that shape, all of it one element in memory."""
-    return torch.empty(1, dtype=torch.float32, device=device).expand(shape)
-
-
-def empty_lse(q: torch.Tensor) -> torch.Tensor:
-    """Memory for the log-sum-exp of q's rows (B, H, N), float32.
-
-    To allocate like another tensor costs the host less than by dtype and device: some
-    4 µs of 40 in a trial.
-    """
-    like = one_for_all(q.device, q.shape[:3])
-    return torch.empty_like(like, memory_format=torch.contiguous_format)
-
-
 def serves(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> bool:
     """Whether these tensors, which the public call has checked, suit the kernel."""
     return q.shape[3] <= 128 and fast_attention.serves(q, k, v)

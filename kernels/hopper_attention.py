@@ -3,7 +3,7 @@
 In Triton all warps of a program do the same, and the compiler decides what overlaps.
 Here each has a role, as in FlashAttention-3 (Shah et al., 2024):
 
-    producer    1 warp         only loads: Q once, then K and V block by block
+    producer    1 warp         only loads: K and V, block by block
     consumers   2 × 4 warps    64 query rows each: the products and the softmax
 
 In a step a consumer hands the tensor cores two products, Q Kᵀ of block j and P V of
@@ -28,31 +28,21 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma_wait,
 )
 
-from kernels.hopper import BLOCK_M, BLOCK_N, ROWS, describe, empty_lse, find_work
-from kernels.hopper_rings import (
-    load,
-    load_at_once,
-    make_ring,
-    offer,
-    release,
-    wait_for,
-)
+from kernels.hopper import BLOCK_M, BLOCK_N, ROWS, describe, find_work
+from kernels.hopper_rings import load, load_at_once, make_ring, offer, release, wait_for
 from kernels.hopper_softmax import online_softmax, rescale
-from kernels.launch import launch
+from kernels.launch import empty_lse, launch
 from kernels.named_barriers import K_FREE, V_FREE, pass_turn, wait_turn
 from kernels.order import heads_at_a_time
 from kernels.step import LN_2, LOG2_E
 
 
 @gluon.jit
-def producer(q_desc, k_desc, v_desc, q_ring, k_ring, v_ring, work, group):
-    """Load everything, in the order in which the consumers need it."""
-    batch, head, start_m, n_blocks = work
+def producer(k_desc, v_desc, k_ring, v_ring, work, group):
+    """Load everything else, in the order in which the consumers need it."""
+    batch, head, _, n_blocks = work
     kv_head = head // group
     start_n = (n_blocks - 1) * BLOCK_N
-    load(k_ring, 0, k_desc, batch, kv_head, start_n)
-    load_at_once(q_ring, 0, q_desc, batch, head, start_m)
-    load_at_once(q_ring, 1, q_desc, batch, head, start_m + ROWS)
     for j in range(1, n_blocks):
         load(k_ring, j, k_desc, batch, kv_head, start_n - j * BLOCK_N)
         load(v_ring, j - 1, v_desc, batch, kv_head, start_n - (j - 1) * BLOCK_N)
@@ -112,7 +102,7 @@ def consumer(
     m_i = gl.full([ROWS], -float("inf"), gl.float32, gl.SliceLayout(1, QK))
     acc = gl.zeros([ROWS, BLOCK_D], gl.float32, ACC)
 
-    offer(k_ring)
+    offer(k_ring, 1)  # place 0 is taken
     offer(v_ring)
     q = wait_for(q_ring, CONSUMER)
     qk = warpgroup_mma_wait(0, deps=(issue_scores(q, k_ring, 0, QK),))
@@ -148,19 +138,25 @@ def hopper_attention_kernel(
     n_queries, n_keys, n_heads, group, qk_scale,
     IS_CAUSAL: gl.constexpr, MASKED_BLOCKS: gl.constexpr, PLACES: gl.constexpr, TIMES,
 ):  # fmt: skip
-    """Set up the rings, and give each warp its role."""
+    """Set up the rings, load what comes first, and give each warp its role."""
     q_ring = make_ring(q_desc, 2, FREE=0, READERS=0, TIMES=TIMES, RING=0)
     k_ring = make_ring(k_desc, PLACES, K_FREE, READERS=2, TIMES=TIMES, RING=1)
+    work = find_work(n_queries, n_keys, n_heads, IS_CAUSAL)
+    batch, head, start_m, n_blocks = work
+    fence_async_shared()
+    # What the first product takes is on its way while the roles are handed out.
+    load_at_once(q_ring, 0, q_desc, batch, head, start_m)
+    load_at_once(q_ring, 1, q_desc, batch, head, start_m + ROWS)
+    load_at_once(k_ring, 0, k_desc, batch, head // group, (n_blocks - 1) * BLOCK_N)
     v_ring = make_ring(v_desc, PLACES, V_FREE, READERS=2, TIMES=TIMES, RING=2)
     fence_async_shared()
-    work = find_work(n_queries, n_keys, n_heads, IS_CAUSAL)
     gl.warp_specialize(
         [
             (consumer, (o_desc, LSE, q_ring, k_ring, v_ring, work, n_queries, n_keys,
                         n_heads, qk_scale, 0, IS_CAUSAL, MASKED_BLOCKS)),
             (consumer, (o_desc, LSE, q_ring, k_ring, v_ring, work, n_queries, n_keys,
                         n_heads, qk_scale, 1, IS_CAUSAL, MASKED_BLOCKS)),
-            (producer, (q_desc, k_desc, v_desc, q_ring, k_ring, v_ring, work, group)),
+            (producer, (k_desc, v_desc, k_ring, v_ring, work, group)),
         ],
         [4, 1],  # warps, and registers of a thread; the first gets the other 240
         [240, 24],

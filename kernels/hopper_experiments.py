@@ -168,8 +168,8 @@ def ping_pong() -> dict:
 
 
 _PING_PONG = [
-    "step", "launch", "order", "named_barriers", "hopper", "hopper_rings",
-    "hopper_softmax", "hopper_stamps", "hopper_attention",
+    "step", "launch", "order", "kept_maximum", "named_barriers", "hopper",
+    "hopper_rings", "hopper_softmax", "hopper_stamps", "hopper_attention",
 ]  # fmt: skip
 HOPPER_SOURCE = [
     *_PING_PONG,

@@ -83,11 +83,12 @@ def load(ring, j, desc, batch, head, row):
     stamp(ring.times, j, 0)
     sync(ring.free + place, ring.threads)
     load_at_once(ring, j, desc, batch, head, row)
+    stamp(ring.times, j, 1)  # not before: a barrier does not hold back a clock's reader
 
 
 @gluon.jit
 def load_at_once(ring, j, desc, batch, head, row):
-    """Producer: start to load the ring's j-th tile; it begins at ``row`` of that head.
+    """Start to load the ring's j-th tile; it begins at ``row`` of that head.
 
     Returns at once; ``wait_for`` waits.
     """
@@ -96,14 +97,13 @@ def load_at_once(ring, j, desc, batch, head, row):
     mbarrier.expect(ready, desc.block_type.nbytes)
     start = [batch, head, row, 0]
     tma.async_copy_global_to_shared(desc, start, ready, ring.tiles.index(place))
-    stamp(ring.times, j, 1)  # not before: a barrier does not hold back a clock's reader
 
 
 @gluon.jit
-def offer(ring):
-    """Consumer, before the first tile: all places are free."""
+def offer(ring, FIRST: gl.constexpr = 0):
+    """Consumer, before the first tile: all places from FIRST on are free."""
     PLACES: gl.constexpr = ring.tiles.shape[0]
-    for place in gl.static_range(PLACES):
+    for place in gl.static_range(FIRST, PLACES):
         arrive(ring.free + place, ring.threads)
 
 

@@ -4,9 +4,8 @@ from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 
 from kernels.hopper import BLOCK_N, ROWS
+from kernels.kept_maximum import LARGEST_SUM
 from kernels.step import LN_2
-
-LARGEST_SUM = gl.constexpr(2.0**64)  # of a row, relative to a maximum that was kept
 
 
 @gluon.jit

@@ -8,10 +8,10 @@ import math
 
 import torch
 
-from kernels.hopper import describe, empty_lse
+from kernels.hopper import describe
 from kernels.hopper_passes import hopper_persistent_kernel
 from kernels.hopper_schedule import has_skips, make_table
-from kernels.launch import launch
+from kernels.launch import empty_lse, launch
 from kernels.order import heads_at_a_time
 from kernels.step import LOG2_E
 

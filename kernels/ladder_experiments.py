@@ -154,7 +154,9 @@ def watched_output(order: str, q, k, v) -> torch.Tensor:
     return watch(q, k, v, order)[0]
 
 
-_TOP = ["step", "tiles", "descriptors", "launch", "order", "fast_attention"]
+_TOP = [
+    "step", "tiles", "descriptors", "launch", "order", "kept_maximum", "fast_attention",
+]  # fmt: skip
 _LADDER = [f"ladder/{rung.module}" for rung in (*RUNGS, *DEAD_ENDS)]
 LADDER_EXPERIMENTS = {
     "ladder": (

@@ -1,4 +1,4 @@
-"""Launch a kernel at little cost to the host.
+"""Launch a kernel, and find memory for its results, at little cost to the host.
 
 To find the compiled kernel for a call, Triton looks at each of its arguments: some
 25 µs on an H200's host, half of what a small attention takes altogether. Here the
@@ -6,6 +6,9 @@ caller says what the compiled code depends on.
 """
 
 from collections.abc import Hashable
+from functools import cache
+
+import torch
 
 from kernels.device import INTERPRETED
 
@@ -24,7 +27,23 @@ def launch(kernel, grid: tuple[int, int, int], args: tuple, key: Hashable, **opt
     """
     if INTERPRETED:
         return kernel[grid](*args, **options)
-    place = kernel, key
-    if place not in _COMPILED:
-        _COMPILED[place] = kernel.warmup(*args, grid=grid, **options)
-    return _COMPILED[place][grid](*args)
+    compiled = _COMPILED.get((kernel, key))
+    if compiled is None:
+        compiled = _COMPILED[kernel, key] = kernel.warmup(*args, grid=grid, **options)
+    return compiled[grid](*args)
+
+
+@cache
+def one_for_all(device: torch.device, shape: torch.Size) -> torch.Tensor:
+    """A float32 tensor of that shape, all of it one element in memory."""
+    return torch.empty(1, dtype=torch.float32, device=device).expand(shape)
+
+
+def empty_lse(q: torch.Tensor) -> torch.Tensor:
+    """Memory for the log-sum-exp of q's rows (B, H, N), float32.
+
+    To allocate like another tensor costs the host less than by dtype and device: some
+    4 µs of 40 in a trial.
+    """
+    like = one_for_all(q.device, q.shape[:3])
+    return torch.empty_like(like, memory_format=torch.contiguous_format)

@@ -70,7 +70,7 @@ OURS = {
 MODULES = [
     "step", "tiles", "model_attention", "attention",
     "causal_attention", "full_attention", "reference",
-    "descriptors", "launch", "order", "fast_attention",
+    "descriptors", "launch", "order", "kept_maximum", "fast_attention",
 ]  # fmt: skip
 BY_HAND = [
     "named_barriers", "hopper", "hopper_rings", "hopper_softmax", "hopper_stamps",

@@ -10,7 +10,7 @@ import torch
 import triton
 import triton.language as tl
 
-from kernels.fast_attention import load_rows
+from kernels.descriptors import load_rows
 from kernels.ladder.inputs import check_rung_inputs, describe, first_tiles
 from kernels.step import LOG2_E
 from kernels.tiles import Tiles

@@ -14,14 +14,10 @@ import torch
 import triton
 import triton.language as tl
 
-from kernels.fast_attention import (
-    SUMS,
-    fast_tiles,
-    heads_at_a_time,
-    load_rows,
-    tile_of_program,
-)
+from kernels.descriptors import load_rows
+from kernels.fast_attention import SUMS, fast_tiles
 from kernels.ladder.inputs import check_rung_inputs, describe
+from kernels.order import heads_at_a_time, tile_of_program
 from kernels.step import LOG2_E
 from kernels.tiles import Tiles
 
@@ -79,7 +75,7 @@ def attention(
     check_rung_inputs(q, k, v, tiles)
     batch, n_heads, n, head_dim = q.shape
     o = torch.empty_like(q)
-    tiles = tiles or fast_tiles(head_dim, n)._replace(num_stages=2)
+    tiles = tiles or fast_tiles(head_dim)._replace(num_stages=2)
     if tiles.BLOCK_M > tiles.BLOCK_N:
         raise ValueError(
             f"tiles has BLOCK_M {tiles.BLOCK_M}; this takes up to BLOCK_N, "

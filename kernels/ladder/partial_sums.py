@@ -10,14 +10,10 @@ import torch
 import triton
 import triton.language as tl
 
-from kernels.fast_attention import (
-    SUMS,
-    fast_tiles,
-    heads_at_a_time,
-    load_rows,
-    tile_of_program,
-)
+from kernels.descriptors import load_rows
+from kernels.fast_attention import SUMS, fast_tiles
 from kernels.ladder.inputs import check_rung_inputs, describe
+from kernels.order import heads_at_a_time, tile_of_program
 from kernels.step import LOG2_E
 from kernels.tiles import Tiles
 
@@ -70,7 +66,7 @@ def attention(
     check_rung_inputs(q, k, v, tiles)
     batch, n_heads, n, head_dim = q.shape
     o = torch.empty_like(q)
-    tiles = tiles or fast_tiles(head_dim, n)
+    tiles = tiles or fast_tiles(head_dim)
     n_tiles = n // tiles.BLOCK_M
     grid = (n_tiles * batch * n_heads,)
     heads = heads_at_a_time(batch * n_heads, 1, k[0, 0].nbytes + v[0, 0].nbytes)

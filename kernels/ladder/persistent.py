@@ -4,8 +4,7 @@ As many programs are launched as the card holds at a time, and each works throug
 tile whose number is its own plus a multiple of theirs. That saves starts, and hand-made
 kernels load the next tile while the last one ends. Triton's pipeline ends with the
 inner loop, so each tile waits for its first loads. And the output takes shared memory
-of its own, where rung 9 puts it into Q's: at head dim 128 that costs a stage, at 64 a
-program.
+of its own, where rung 9 puts it into Q's: at head dim 128 that costs a stage.
 """
 
 import math
@@ -14,19 +13,15 @@ import torch
 import triton
 import triton.language as tl
 
-from kernels.fast_attention import (
-    SUMS,
-    fast_tiles,
-    heads_at_a_time,
-    load_rows,
-    tile_of_program,
-)
+from kernels.descriptors import load_rows
+from kernels.fast_attention import SUMS, fast_tiles
 from kernels.ladder.inputs import check_rung_inputs, describe
+from kernels.order import heads_at_a_time, tile_of_program
 from kernels.step import LOG2_E
 from kernels.tiles import Tiles
 
 # How many of these programs a Hopper multiprocessor holds, by head dim.
-PROGRAMS = {16: 3, 32: 3, 64: 2, 128: 2}
+PROGRAMS = {16: 3, 32: 3, 64: 4, 128: 2}
 
 
 def multiprocessors(x: torch.Tensor) -> int:
@@ -85,7 +80,7 @@ def attention(
     check_rung_inputs(q, k, v, tiles)
     batch, n_heads, n, head_dim = q.shape
     o = torch.empty_like(q)
-    tiles = tiles or fast_tiles(head_dim, n)._replace(num_stages=2)
+    tiles = tiles or fast_tiles(head_dim)._replace(num_stages=2)
     n_tiles = n // tiles.BLOCK_M
     n_programs = n_tiles * batch * n_heads
     grid = (min(n_programs, multiprocessors(q) * PROGRAMS[head_dim]),)

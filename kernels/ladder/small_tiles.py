@@ -10,7 +10,8 @@ import torch
 import triton
 import triton.language as tl
 
-from kernels.fast_attention import fast_tiles, load_rows
+from kernels.descriptors import load_rows
+from kernels.fast_attention import fast_tiles
 from kernels.ladder.inputs import check_rung_inputs, describe
 from kernels.step import LOG2_E
 from kernels.tiles import Tiles
@@ -62,7 +63,7 @@ def attention(
     check_rung_inputs(q, k, v, tiles)
     batch, n_heads, n, head_dim = q.shape
     o = torch.empty_like(q)
-    tiles = tiles or fast_tiles(head_dim, n)
+    tiles = tiles or fast_tiles(head_dim)
     grid = (n // tiles.BLOCK_M, batch * n_heads)
     attention_kernel[grid](
         *describe(q, k, v, o, tiles), 1 / math.sqrt(head_dim), **tiles._asdict()

@@ -11,8 +11,9 @@ import triton
 import triton.language as tl
 from triton.language.extra import cuda
 
-from kernels.fast_attention import attention_tile, fast_tiles, tile_of_program
+from kernels.fast_attention import attention_tile, fast_tiles
 from kernels.ladder.inputs import check_rung_inputs, describe
+from kernels.order import tile_of_program
 
 ORDERS = ("as they come", "longest first")
 COLUMNS = 5  # tile, head, multiprocessor, start, end
@@ -56,7 +57,7 @@ def watch(
     batch, n_heads, n, head_dim = q.shape
     o = torch.empty_like(q)
     lse = torch.empty(q.shape[:3], dtype=torch.float32, device=q.device)
-    tiles = fast_tiles(head_dim, n)
+    tiles = fast_tiles(head_dim)
     n_tiles, heads = n // tiles.BLOCK_M, batch * n_heads
     seen = torch.empty(n_tiles * heads, COLUMNS, dtype=torch.int64, device=q.device)
     watched_kernel[(n_tiles * heads,)](

@@ -40,6 +40,7 @@ import numpy as np
 import torch
 
 import kernels.attention  # everything real, before the stand-ins
+from kernels.kept_maximum import LARGEST_SUM
 
 SOURCE = Path(kernels.__file__).parent
 MODULES = (
@@ -288,7 +289,8 @@ def me() -> Role:
 
 
 def let_others_run(waits_for="its turn"):
-    me().wait_until(lambda: True, waits_for)
+    if me() is not None:  # or no roles have been handed out
+        me().wait_until(lambda: True, waits_for)
 
 
 # Shared memory: barriers, tiles, products that read them.
@@ -708,6 +710,7 @@ def load_kernels(edit: Callable[[str, str], str] = lambda name, text: text):
         "triton.experimental.gluon.language.nvidia.hopper": hopper,
         "triton.experimental.gluon.nvidia.hopper": host,
         "kernels.step": numbers,
+        "kernels.kept_maximum": types.SimpleNamespace(LARGEST_SUM=LARGEST_SUM.value),
     }
     loaded = {}
     with mock.patch.dict(sys.modules, stand_ins):

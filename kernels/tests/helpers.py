@@ -35,6 +35,8 @@ KERNELS = {
 }
 # bfloat16 where the card has it; the interpreter computes it wrongly.
 DTYPES = sorted({torch.float16, torch.float32, tensor_core_dtype()}, key=str)
+# In which a maximum is kept (``kernels.kept_maximum``): of float32's range.
+KEPT_IN = next(dtype for dtype in DTYPES if dtype != torch.float16)
 HEAD_DIMS = (16, 40, 64, 80, 96, 128, 256)
 ORDERS = 3  # of the head dim's columns, in float32: as they come, and two drawn
 LAYOUTS = ("contiguous", "transposed", "column_major", "sliced", "expanded")
