@@ -106,21 +106,26 @@ def hopper_window() -> dict:
 
 
 def second_pass() -> dict:
-    """The maximum kept, followed, and kept in vain in every program."""
+    """The maximum kept, followed, and kept in vain in every program.
+
+    By hand, and without a choice in chapter 10's kernel.
+    """
     rows = []
     for shape in tqdm(WATCHED, desc="second_pass"):
         q, k, v = shape.inputs()
         far = k.clone()
-        far[:, :, 0] *= OUTGROWS  # the first key, which is visited last
+        far[:, :, 0] *= OUTGROWS  # the first key, which is visited late
         by_hand = hopper_top.hopper_attention
         calls = {
-            "kept": (k, {}),
-            "followed": (k, {"keeps_max": False}),
-            "kept, then followed": (far, {}),
+            "kept": (by_hand, k, {}),
+            "followed": (by_hand, k, {"keeps_max": False}),
+            "kept, then followed": (by_hand, far, {}),
+            "chapter 10, kept": (fast_attention, k, {}),
+            "chapter 10, kept, then followed": (fast_attention, far, {}),
         }
         functions = {}
-        for name, (keys, options) in calls.items():
-            attention = partial(only_o, by_hand, True, options)
+        for name, (kernel, keys, options) in calls.items():
+            attention = partial(only_o, kernel, True, options)
             functions[name] = partial(attention, q, keys, v)
             expected = expected_part((q, keys, v), shape)
             if reason := why_it_fails(attention, (q, keys, v), shape, expected):
@@ -181,6 +186,6 @@ HOPPER_EXPERIMENTS = {
     "hopper_window": (
         [*HOPPER_SOURCE, "tiles", "model_attention", "reference"], hopper_window,
     ),
-    "second_pass": ([*HOPPER_SOURCE, "reference"], second_pass),
+    "second_pass": ([*HOPPER_SOURCE, *PORTABLE_SOURCE, "reference"], second_pass),
     "ping_pong": ([*_PING_PONG, "hopper_timeline", "reference"], ping_pong),
 }  # fmt: skip
