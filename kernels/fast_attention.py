@@ -31,14 +31,13 @@ SUMS = tl.constexpr(8)  # partial sums of a row: of the columns 0, 8, …; 1, 9,
 
 
 @cache
-def fast_tiles(head_dim: int) -> Tiles:
+def fast_tiles(head_dim: int, n_keys: int) -> Tiles:
     """The fastest of the sizes that ``python -m kernels.benchmark tiles`` tried."""
     block_d = max(16, 1 << (head_dim - 1).bit_length())  # the next power of two
-    if block_d <= 32:
-        return Tiles(64, 128, block_d, num_warps=4, num_stages=3)
-    if block_d <= 128:
-        return Tiles(64, 64, block_d, num_warps=4, num_stages=2 if block_d == 64 else 3)
-    return Tiles(128, 64, block_d, num_warps=8, num_stages=2)
+    if block_d > 128:
+        return Tiles(128, 64, block_d, num_warps=8, num_stages=2)
+    block_n = 32 if n_keys <= 1024 else 64
+    return Tiles(64, block_n, block_d, num_warps=4, num_stages=3)
 
 
 @triton.jit
@@ -180,7 +179,7 @@ def fast_attention(
     n_keys, group = k.shape[2], n_heads // k.shape[1]
     o = torch.empty_like(q)
     lse = empty_lse(q)
-    tiles = tiles or fast_tiles(head_dim)
+    tiles = tiles or fast_tiles(head_dim, n_keys)
     block_m, block_n, block_d, num_warps, num_stages = tiles
     n_tiles = (n_queries + block_m - 1) // block_m
     heads = 1

@@ -65,7 +65,7 @@ def attention(
     check_rung_inputs(q, k, v, tiles)
     batch, n_heads, n, head_dim = q.shape
     o = torch.empty_like(q)
-    tiles = tiles or fast_tiles(head_dim)
+    tiles = tiles or fast_tiles(head_dim, n)
     n_tiles = n // tiles.BLOCK_M
     grid = (n_tiles * batch * n_heads,)
     heads = heads_at_a_time(batch * n_heads, 1, k[0, 0].nbytes + v[0, 0].nbytes)

@@ -63,7 +63,7 @@ def attention(
     check_rung_inputs(q, k, v, tiles)
     batch, n_heads, n, head_dim = q.shape
     o = torch.empty_like(q)
-    tiles = tiles or fast_tiles(head_dim)
+    tiles = tiles or fast_tiles(head_dim, n)
     n_tiles = n // tiles.BLOCK_M
     grid = (batch * n_heads, n_tiles)
     attention_kernel[grid](

@@ -75,7 +75,7 @@ def attention(
     check_rung_inputs(q, k, v, tiles)
     batch, n_heads, n, head_dim = q.shape
     o = torch.empty_like(q)
-    tiles = tiles or fast_tiles(head_dim)._replace(num_stages=2)
+    tiles = tiles or fast_tiles(head_dim, n)._replace(BLOCK_N=64, num_stages=2)
     if tiles.BLOCK_M > tiles.BLOCK_N:
         raise ValueError(
             f"tiles has BLOCK_M {tiles.BLOCK_M}; this takes up to BLOCK_N, "

@@ -21,7 +21,7 @@ from kernels.step import LOG2_E
 from kernels.tiles import Tiles
 
 # How many of these programs a Hopper multiprocessor holds, by head dim.
-PROGRAMS = {16: 3, 32: 3, 64: 4, 128: 2}
+PROGRAMS = {16: 5, 32: 5, 64: 4, 128: 2}
 
 
 def multiprocessors(x: torch.Tensor) -> int:
@@ -80,7 +80,7 @@ def attention(
     check_rung_inputs(q, k, v, tiles)
     batch, n_heads, n, head_dim = q.shape
     o = torch.empty_like(q)
-    tiles = tiles or fast_tiles(head_dim)._replace(num_stages=2)
+    tiles = tiles or fast_tiles(head_dim, n)._replace(BLOCK_N=64, num_stages=2)
     n_tiles = n // tiles.BLOCK_M
     n_programs = n_tiles * batch * n_heads
     grid = (min(n_programs, multiprocessors(q) * PROGRAMS[head_dim]),)

@@ -63,7 +63,7 @@ def attention(
     check_rung_inputs(q, k, v, tiles)
     batch, n_heads, n, head_dim = q.shape
     o = torch.empty_like(q)
-    tiles = tiles or fast_tiles(head_dim)
+    tiles = tiles or fast_tiles(head_dim, n)
     grid = (n // tiles.BLOCK_M, batch * n_heads)
     attention_kernel[grid](
         *describe(q, k, v, o, tiles), 1 / math.sqrt(head_dim), **tiles._asdict()

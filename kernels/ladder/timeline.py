@@ -57,7 +57,7 @@ def watch(
     batch, n_heads, n, head_dim = q.shape
     o = torch.empty_like(q)
     lse = torch.empty(q.shape[:3], dtype=torch.float32, device=q.device)
-    tiles = fast_tiles(head_dim)
+    tiles = fast_tiles(head_dim, n)
     n_tiles, heads = n // tiles.BLOCK_M, batch * n_heads
     seen = torch.empty(n_tiles * heads, COLUMNS, dtype=torch.int64, device=q.device)
     watched_kernel[(n_tiles * heads,)](

@@ -58,7 +58,7 @@ def said_by_ptxas(ptx: str) -> str:
 
 def watch(x: torch.Tensor) -> None:
     """Launch the timeline's kernel in each order; its table has no memory to read."""
-    TILES.append(fast_tiles(x.shape[3]))
+    TILES.append(fast_tiles(x.shape[3], x.shape[2]))
     empty = [[0] * timeline.COLUMNS]
     with mock.patch.object(torch.Tensor, "tolist", lambda seen: empty):
         for order in timeline.ORDERS:

@@ -189,9 +189,10 @@ def test_heads_at_a_time():
 
 @pytest.mark.parametrize("head_dim", range(16, 257, 8))
 def test_tiles_fit_a_hopper(head_dim):
-    tiles = fast_tiles(head_dim)
-    assert head_dim <= tiles.BLOCK_D
-    assert tiles.shared_bytes(2) <= 227 * 1024
+    for n_keys in (1, 1024, 1025, 2**20):
+        tiles = fast_tiles(head_dim, n_keys)
+        assert head_dim <= tiles.BLOCK_D
+        assert tiles.shared_bytes(2) <= 227 * 1024
 
 
 @every_kernel
