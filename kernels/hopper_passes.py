@@ -1,16 +1,9 @@
 """FlashAttention for Hopper, further up: once through the tiles, and again if need be.
 
-A softmax may be taken relative to any number m: each p = 2^(s − m) and their sum l
-change by the same factor. It need not be the largest score; all that is asked is that
-nothing leaves the range of its dtype. So the first pass keeps the maximum of a row's
-first blocks. bfloat16 reaches as far as float32, and a row that finds scores larger by
-less than 64 powers of two is as exact as with its true maximum, as long as no value of
-V exceeds 2⁶² (chapter 11 has the proof).
-
-For rows that find larger ones, l is out of range in the end, and every consumer notes
-whether it has such rows. If one has, the program works through all its tiles once more
-and follows the maximum, as FlashAttention does. (FlashDecoding++, Hong et al., 2023,
-has one maximum given for all rows, and falls back in the same way.)
+The first pass keeps the maximum of a row's first blocks; ``kernels.kept_maximum`` says
+how far a row may outgrow it, and that the sum l tells in the end. Every consumer notes
+whether it has rows whose sum is out of range. If one has, the program works through all
+its tiles once more and follows the maximum, as FlashAttention does.
 """
 
 from triton.experimental import gluon
