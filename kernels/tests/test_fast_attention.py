@@ -20,8 +20,9 @@ from helpers import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kernels import fast_attention as fast_attention_module
 from kernels.descriptors import can_describe
-from kernels.device import DEVICE
+from kernels.device import DEVICE, INTERPRETED
 from kernels.fast_attention import (
     fast_attention,
     fast_tiles,
@@ -218,6 +219,28 @@ def test_scores_that_outgrow_the_first_maximum(factor, lengths, kernel):
     q, k, v = inputs(*lengths, 64, KEPT_IN, n_heads=3)
     k[:, 1, 30:40] *= factor
     errors(kernel, q, k, v).check_max()
+
+
+@out_of_range
+@pytest.mark.skipif(not INTERPRETED, reason="counts calls in the interpreter")
+@every_kernel
+@pytest.mark.parametrize("lengths", [(1, 1), (64, 128), (129, 129), (65, 192)])
+def test_only_who_must_begins_again(lengths, kernel, monkeypatch):
+    """No program does for normal scores; one whose rows outgrow their first does."""
+    passes, attend_all = [], fast_attention_module.attend_all
+
+    def noted(*args):
+        passes.append(args[-1])  # KEEPS_MAX
+        return attend_all(*args)
+
+    monkeypatch.setattr(fast_attention_module, "attend_all", noted)
+    q, k, v = inputs(*lengths, 64, KEPT_IN, batch=1, n_heads=2)
+    KERNELS[kernel](q, k, v)
+    assert len(passes) == 2 * -(-lengths[0] // 64) and all(passes)
+    if lengths[1] > 128:  # there are others than the last block's
+        k[:, 1, 10] *= 1000
+        KERNELS[kernel](q, k, v)
+        assert not all(passes)
 
 
 @out_of_range
