@@ -102,9 +102,10 @@ def check_rings(call: Call, is_persistent: bool) -> None:
                 is_shared = 0 < len(tile.released_by) < tile.readers
                 check(not is_shared, name, "is released by some and not by all")
             if name != "q":  # offered before the first load, but for one that is early
-                at_once = [name == "k" and not is_persistent, *[False] * len(tiles)]
-                for tile, barrier, is_early in zip(tiles, free, at_once):
-                    offered = tile.loads - is_early
+                is_early = name == "k" and not is_persistent
+                early = [int(is_early), *[0] * (len(tiles) - 1)]
+                for tile, barrier, n in zip(tiles, free, early, strict=True):
+                    offered = tile.loads - n
                     check(barrier.completed == offered, barrier.name, "too often")
         expected = {"q": 0 if is_persistent else 2, "k": 0, "v": 1 - is_persistent}
         check(dict(kept) == expected, "kept in the rings:", dict(kept))
