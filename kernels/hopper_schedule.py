@@ -12,7 +12,6 @@ before them: rows that do not exist cost less there, where causal rows see few k
 """
 
 import heapq
-from functools import cache
 
 import torch
 from triton.experimental import gluon
@@ -105,7 +104,6 @@ def deal(
     return lists
 
 
-@cache  # for good, since a captured CUDA graph may read the table later
 def make_table(
     device: torch.device, batch: int, n_heads: int, n_queries: int, n_keys: int,
     block_m: int, mask: tuple[bool, int | None, int | None], together: int,

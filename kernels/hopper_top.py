@@ -5,6 +5,7 @@ where, what the copy engine has to know, and a launch that costs it little.
 """
 
 import math
+from functools import cache
 
 import torch
 
@@ -27,6 +28,44 @@ def choose_consumers(n_queries: int, n_keys: int, is_causal: bool) -> int:
     return 3 if is_causal or -n_queries % 192 < n_queries // 12 else 2
 
 
+@cache  # for good, since a captured CUDA graph may read the table later
+def plan(
+    device: torch.device, dtype: torch.dtype, q_shape: torch.Size, k_shape: torch.Size,
+    mask: tuple[bool, int | None, int | None], consumers: int | None, takes_turns: bool,
+    is_predicated: bool, keeps_max: bool,
+) -> tuple[int, tuple[int, int, int], tuple, tuple]:  # fmt: skip
+    """All of a launch but its tensors: (block_d, grid, arguments, key)."""
+    is_causal, window_size, sink_size = mask
+    batch, n_heads, n_queries, head_dim = q_shape
+    group, n_keys = n_heads // k_shape[1], k_shape[2]
+    block_d = max(16, 1 << (head_dim - 1).bit_length())  # the next power of two
+    if block_d == 128 or window_size is not None:
+        consumers = 2
+    elif consumers is None:
+        consumers = choose_consumers(n_queries, n_keys, is_causal)
+    masked_blocks = 1 if is_causal or n_keys % 128 else 0
+    if is_causal and (n_keys - n_queries) % 64:
+        masked_blocks = 2  # the diagonal of 64 rows crosses two blocks
+    together = heads_at_a_time(batch * n_heads, group, 4 * n_keys * head_dim)
+    table, programs = make_table(
+        device, batch, n_heads, n_queries, n_keys, 64 * consumers, mask, together
+    )
+    turns = consumers if takes_turns else 0
+    places = 2 if block_d == 128 else 4
+    skips = is_causal and has_skips(n_queries, n_keys, 64 * consumers)
+    keeps_max = keeps_max and dtype == torch.bfloat16  # which has float32's range
+    modes = (
+        is_causal, masked_blocks, skips, places, consumers, turns, is_predicated,
+        keeps_max,
+    )  # fmt: skip
+    arguments = (
+        table, n_queries, n_keys, n_heads, group, LOG2_E.value / math.sqrt(head_dim),
+        window_size, sink_size, *modes,
+    )  # fmt: skip
+    key = device, dtype, block_d, window_size is None, sink_size is None, *modes
+    return block_d, (programs, 1, 1), arguments, key
+
+
 def hopper_attention(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, is_causal: bool = True,
     window_size: int | None = None, sink_size: int | None = None, *,
@@ -41,37 +80,16 @@ def hopper_attention(
     window. ``keeps_max``: keep the maximum of a row's first blocks, in bfloat16 only; a
     second pass follows it where that was wrong, if no value of v exceeds 2⁶².
     """
-    batch, n_heads, n_queries, head_dim = q.shape
-    group, n_keys = n_heads // k.shape[1], k.shape[2]
     o = torch.empty_like(q)
     lse = empty_lse(q)
-    block_d = max(16, 1 << (head_dim - 1).bit_length())  # the next power of two
-    if block_d == 128 or window_size is not None:
-        consumers = 2
-    elif consumers is None:
-        consumers = choose_consumers(n_queries, n_keys, is_causal)
-    masked_blocks = 1 if is_causal or n_keys % 128 else 0
-    if is_causal and (n_keys - n_queries) % 64:
-        masked_blocks = 2  # the diagonal of 64 rows crosses two blocks
-    together = heads_at_a_time(batch * n_heads, group, 4 * n_keys * head_dim)
-    table, programs = make_table(
-        q.device, batch, n_heads, n_queries, n_keys, 64 * consumers,
-        (is_causal, window_size, sink_size), together,
+    mask = is_causal, window_size, sink_size
+    block_d, grid, arguments, key = plan(
+        q.device, q.dtype, q.shape, k.shape, mask, consumers, takes_turns,
+        is_predicated, keeps_max,
     )  # fmt: skip
-    turns = consumers if takes_turns else 0
-    places = 2 if block_d == 128 else 4
-    skips = is_causal and has_skips(n_queries, n_keys, 64 * consumers)
-    keeps_max = keeps_max and q.dtype == torch.bfloat16  # which has float32's range
-    modes = (
-        is_causal, masked_blocks, skips, places, consumers, turns, is_predicated,
-        keeps_max,
-    )  # fmt: skip
-    args = (
+    tensors = (
         describe(q, 64, block_d), describe(k, 128, block_d),
-        describe(v, 128, block_d), describe(o, 64, block_d), lse, table,
-        n_queries, n_keys, n_heads, group, LOG2_E.value / math.sqrt(head_dim),
-        window_size, sink_size, *modes,
+        describe(v, 128, block_d), describe(o, 64, block_d), lse,
     )  # fmt: skip
-    key = q.device, q.dtype, block_d, window_size is None, sink_size is None, *modes
-    launch(hopper_persistent_kernel, (programs, 1, 1), args, key, num_warps=4)
+    launch(hopper_persistent_kernel, grid, (*tensors, *arguments), key, num_warps=4)
     return o, lse

@@ -811,8 +811,8 @@ class Call:
             ),
             mock.patch("torch.cuda.get_device_properties", lambda device: card),
         ):
-            if hasattr(module, "make_table"):
-                module.make_table.cache_clear()
+            if hasattr(module, "plan"):
+                module.plan.cache_clear()
             self.o, self.lse = module.hopper_attention(
                 q, k, v, is_causal, **options or {}
             )
