@@ -10,7 +10,7 @@ from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, tma
 
-from kernels.hopper import ROWS
+from kernels.hopper import ROWS, thread_barrier
 from kernels.hopper_persistent import attend_tiles, load_tiles
 from kernels.hopper_rings import make_barriers, make_ring, offer
 from kernels.hopper_schedule import count_tiles
@@ -81,12 +81,18 @@ def go_through(
 
 @gluon.jit
 def all_fit(notes, CONSUMERS: gl.constexpr):
-    """Whether all rows of all consumers had their sums in range."""
+    """Whether all rows of all consumers had their sums in range.
+
+    The answer is found in shared memory, where Triton then puts what it hands to the
+    roles; so nobody leaves before all have read it.
+    """
     ROW: gl.constexpr = gl.BlockedLayout([1], [32], [4], [0])
     fit = notes.index(0).load(ROW)
     for c in gl.static_range(1, CONSUMERS):
         fit &= notes.index(c).load(ROW)
-    return gl.min(fit, 0) == 1
+    fits = gl.min(fit, 0) == 1
+    thread_barrier()
+    return fits
 
 
 @gluon.jit(

@@ -16,6 +16,7 @@ A ``Fault`` is raised for whatever the card would answer with a hang or a wrong 
     stores      over an output that is still leaving; before the fence; before row 0; a
                 program that ends while one is under way
     notes       read before they are written
+    roles       handed out before all threads have read a minimum over all of them
     integers    divide as in C, so that a negative one shows; unsigned ones wrap around
 
 A product may read what lies around: a tile that is not there, that was not waited for
@@ -223,10 +224,12 @@ class Program:
         self.named = [NamedBarrier(number) for number in range(16)]
         self.turn, self.is_stopped = SimpleQueue(), False
         self.role, self.cycles = None, 0
+        self.is_synchronised = True
         Program.running = self
 
     def run(self, functions, warps):
         """Let all play their roles; returns what the first one's function does."""
+        check(self.is_synchronised, "hands out roles before all have read a minimum")
         before, self.roles = self.roles, []
         for (function, args), n in zip(functions, warps, strict=True):
             self.roles.append(Role(self, function, args, n))
@@ -241,7 +244,7 @@ class Program:
             for role in self.roles:
                 role.turn.put(None)
                 role.join()
-        self.is_stopped = False
+        self.is_stopped, self.role = False, None
         return self.roles[0].result
 
     def give_turns(self):
@@ -488,7 +491,16 @@ def warp_specialize(functions, warps, registers):
 
 
 def thread_barrier():
-    me().is_synchronised = True
+    (me() or Program.running).is_synchronised = True
+
+
+def minimum(x, axis):
+    """Of what the threads hold. They find it in shared memory, where it may be gone.
+
+    Outside the roles, that is: what they are handed may lie in the same place.
+    """
+    (me() or Program.running).is_synchronised = False
+    return block(np.min(np.asarray(x), axis))
 
 
 def inline_asm_elementwise(asm, constraints, args, dtype, is_pure, pack):
@@ -550,7 +562,7 @@ def make_gl() -> types.ModuleType:
     gl.where = lambda which, a, b: block(np.where(which, a, b))
     gl.maximum = lambda a, b: block(np.maximum(a, b))
     gl.max = lambda x, axis: block(np.max(np.asarray(x), axis))
-    gl.min = lambda x, axis: block(np.min(np.asarray(x), axis))
+    gl.min = minimum
     gl.sum = lambda x, axis: block(np.sum(np.asarray(x), axis))
     # float32 ends here. Infinity would make NaN, which is the mark of something else.
     gl.exp2 = lambda x: block(np.exp2(np.minimum(x, 128)))
