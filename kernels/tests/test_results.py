@@ -272,13 +272,22 @@ def test_what_a_call_costs_the_host():
     """No more than a call of cuDNN for the kernels by hand, as the chapter says."""
     rows = {row["kernel"]: row for row in load("host")["rows"]}
     for row in rows.values():
-        assert row["us"] == min(row["samples"])
+        assert row["us"] == statistics.median(row["samples"])
     for name in ("hopper_attention", "hopper_top"):
         assert rows[name]["us"] < rows["SDPA cuDNN"]["us"], name
 
 
-@pytest.mark.xfail(reason="41 to 44 µs on this host, where a call of cuDNN takes 61")
-@pytest.mark.parametrize("name", ["fast_attention", "hopper_attention", "hopper_top"])
+MISSED = pytest.mark.xfail(reason="30.3 µs on this host, and cuDNN 42")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "fast_attention",
+        "hopper_attention",
+        pytest.param("hopper_top", marks=MISSED),
+    ],
+)
 def test_a_call_costs_the_host_under_30_microseconds(name):
     """The goal. Strict: once it is met, this says so."""
     (row,) = (row for row in load("host")["rows"] if row["kernel"] == name)
